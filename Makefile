@@ -1,0 +1,64 @@
+# `make` alone lists the targets. Only Python 3.11+, git and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help demo up test test-unit check format demo-model sglang-cpu bench lock docs clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Mulligan needs Python 3.11 or newer; $(PYTHON) is older. Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) from requirements.lock (a few minutes the first time) ..."
+	@# torch first and alone: a pinned torch that is there already keeps pip from picking a bigger build.
+	@$(BIN)/python -m pip install --disable-pip-version-check -q $$(grep '^torch==' requirements.lock)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
+	@touch $@
+
+demo: $(STAMP) ## Set up and run the main job; options: make demo ARGS="--seed 7"
+	@$(BIN)/mulligan demo $(ARGS)
+
+up: $(STAMP) ## Set up and serve: engine, API, worker and scheduler on this machine
+	@$(BIN)/mulligan up $(ARGS)
+
+test: $(STAMP) ## Set up and run every test (those for the real SGLang need `make sglang-cpu` first)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-unit: $(STAMP) ## Run the unit tier only: no services, under ten seconds
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: $(STAMP) ## Check format, lint, types and import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## Format the code and mend what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+demo-model: $(STAMP) ## Make the demo model's weights anew (up to 60 minutes on two cores)
+	@$(BIN)/python -m demo.pretrain --out demo/model $(ARGS)
+
+sglang-cpu: ## Install the real SGLang for CPU into its own environment, .venv-sglang
+	@PYTHON=$(PYTHON) bash tools/sglang-cpu.sh
+
+bench: $(STAMP) ## Run the benchmarks; each prints a table of ratios within one run
+	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+docs: $(STAMP) ## Write docs/cli.md, api.md and verifiers.md anew from the code
+	@PYTHONPATH=. $(BIN)/python tools/cli_docs.py
+	@PYTHONPATH=. $(BIN)/python tools/reference_docs.py
+
+lock: ## Resolve pyproject.toml anew into requirements.lock
+	@PYTHON=$(PYTHON) bash tools/lock.sh
+
+clean: ## Remove environments and caches (data/ stays)
+	rm -rf $(VENV) .venv-sglang .pytest_cache .ruff_cache .hypothesis

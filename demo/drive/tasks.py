@@ -1,0 +1,50 @@
+"""What the demo sets for each of its tasks: verifier, budgets and the trainer's options for the tiny model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """One line of the demo.
+
+    `training_problems` are sent before the first round: those that fail are trained on, and a fifth of all (by a hash,
+    the server's choice) is kept for the gate.
+    """
+
+    name: str
+    verifier: str  # the kind; registered under the same name
+    answer_max_tokens: int
+    reflection_max_tokens: int
+    training_problems: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+# For a model of a few million parameters; a real one wants a hundredth of this learning rate.
+_TINY = {
+    "train_max_s": 200,  # a slow machine takes fewer steps rather than more than twelve minutes in all
+    "step_failures": 64,
+    "group_size": 8,
+    "learning_rate": 4e-3,
+    "minibatch_sequences": 64,
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "gate_problems": 120,
+    "gate_samples": 2,
+    "first_try_margin": 0.1,  # the gate's own estimate of the first try has a standard error of 3 points at this size
+}
+
+DEMO_TASKS: Mapping[str, DemoTask] = {
+    "countdown": DemoTask("countdown", "countdown", 32, 160, 600, {**_TINY, "steps": 6, "kl_beta": 0.1}),
+    "function_call": DemoTask("function_call", "function_call", 96, 160, 700, {**_TINY, "steps": 6, "kl_beta": 0.02}),
+}
+
+
+def choose_tasks(name: str) -> list[DemoTask]:
+    """Return the tasks that a name or `both` stands for. Raises ValueError."""
+    if name == "both":
+        return list(DEMO_TASKS.values())
+    if name not in DEMO_TASKS:
+        raise ValueError(f"unknown demo task {name!r}: choose one of {', '.join(DEMO_TASKS)}, both")
+    return [DEMO_TASKS[name]]

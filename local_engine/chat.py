@@ -1,0 +1,257 @@
+"""`POST /v1/chat/completions`: whole answers and streams, in the shapes of SGLang 0.5.23.
+
+Called by the app. Fields that this engine cannot apply are refused by name; fields that change nothing are ignored.
+"""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from local_engine.errors import Refused
+from local_engine.prompts import read_tools, render_prompt
+from local_engine.sampling import Sampling, read_sampling
+from local_engine.sequences import Sequence
+from local_engine.service import Asked, Client, Service
+from local_engine.text import GrowingText, HeldText, final_text
+from local_engine.tool_calls import OPENING, parse_tool_calls
+
+_SAMPLING_FIELDS = {
+    # chat field -> SGLang's sampling parameter
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "min_tokens": "min_new_tokens",
+    "seed": "sampling_seed",
+    "stop": "stop",
+    "stop_token_ids": "stop_token_ids",
+    "ignore_eos": "ignore_eos",
+    "no_stop_trim": "no_stop_trim",
+    "logit_bias": "logit_bias",
+    "n": "n",
+    "regex": "regex",
+    "ebnf": "ebnf",
+    "stop_regex": "stop_regex",
+}
+_MOST_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat request, read and checked."""
+
+    model: str
+    adapter: str
+    prompt: list[int]
+    sampling: Sampling
+    parses_calls: bool
+    asked: Asked
+    logprobs: bool
+    token_ids: bool
+    meta_info: bool
+    include_usage: bool
+
+
+def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
+    """Read and check a request, and render its prompt.
+
+    Raises: Refused.
+    """
+    adapter = service.resolve_model(body.get("model"))
+    _refuse_unsupported(body)
+    streams = bool(body.get("stream"))
+    if streams and (body.get("return_token_ids") or body.get("return_meta_info")):
+        raise Refused("return_token_ids and return_meta_info are not supported with streaming.")
+    choice = body.get("tool_choice") or ("auto" if body.get("tools") else "none")
+    tools = read_tools(body.get("tools")) if choice != "none" else None
+    given = {parameter: body[name] for name, parameter in _SAMPLING_FIELDS.items() if name in body}
+    given["max_new_tokens"] = body.get("max_completion_tokens") or body.get("max_tokens")
+    # With tools, marks like <tool_call> have to stay in the text even where they are special tokens.
+    given["skip_special_tokens"] = False if tools else body.get("skip_special_tokens", True)
+    top_logprobs = body.get("top_logprobs") or 0
+    if not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= _MOST_TOP_LOGPROBS:
+        raise Refused(f"top_logprobs must be an integer from 0 to {_MOST_TOP_LOGPROBS}.")
+    prompt = body.get("input_ids")
+    if prompt is None:
+        template_kwargs = body.get("chat_template_kwargs") or {}
+        prompt = render_prompt(service.base.tokenizer, body.get("messages"), tools, template_kwargs)
+    return ChatRequest(
+        model=str(body["model"]),
+        adapter=adapter,
+        prompt=prompt,
+        sampling=read_sampling(given, service.base.vocabulary),
+        parses_calls=bool(tools),
+        asked=Asked(
+            id=body.get("rid"), streams=streams, logprobs=bool(body.get("logprobs")), top_logprobs=top_logprobs
+        ),
+        logprobs=bool(body.get("logprobs")),
+        token_ids=bool(body.get("return_token_ids")),
+        meta_info=bool(body.get("return_meta_info")),
+        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+    )
+
+
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+    kind = (body.get("response_format") or {}).get("type", "text")
+    if kind != "text":
+        raise Refused(f"response_format {kind} needs a grammar, which this engine does not have.")
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        raise Refused("tool_choice must be auto or none: this engine has no grammar to force a call with.")
+    if body.get("continue_final_message"):
+        raise Refused("continue_final_message is not supported.")
+
+
+async def complete_chat(request: ChatRequest, service: Service, client: Client) -> dict[str, Any]:
+    """Answer with one whole completion."""
+    sequence = service.begin(request.prompt, request.adapter, request.sampling, request.asked)
+    await service.finish(sequence, client)
+    text = final_text(service.base.tokenizer, sequence)
+    calls: list[dict[str, Any]] = []
+    if request.parses_calls:
+        text, calls = parse_tool_calls(text)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "reasoning_content": None}
+    if calls:
+        message["tool_calls"] = calls
+    reason, matched = _finish(sequence, called=bool(calls))
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": message,
+        "logprobs": {"content": _logprobs(sequence, service, 0)} if request.logprobs else None,
+        "finish_reason": reason,
+        "matched_stop": matched,
+    }
+    if request.token_ids:
+        choice |= {"prompt_token_ids": sequence.prompt, "response_token_ids": sequence.tokens}
+    if request.meta_info:
+        choice["meta_info"] = build_meta_info(sequence, service, with_text=True)
+    return {
+        "id": sequence.id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": request.model,
+        "choices": [choice],
+        "usage": _usage(sequence),
+        "metadata": {"weight_version": "default"},
+    }
+
+
+async def stream_chat(request: ChatRequest, sequence: Sequence, service: Service, client: Client) -> AsyncIterator[Any]:
+    """Give the chunks of a streamed completion, without framing."""
+    head = {
+        "id": sequence.id,
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": request.model,
+    }
+
+    def chunk(delta: dict[str, Any], logprobs: Any = None, reason: str | None = None, matched: Any = None) -> Any:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason, "matched_stop": matched}
+        return {**head, "choices": [choice]}
+
+    yield chunk({"role": "assistant", "content": ""})
+    text = _StreamedText(request, service)
+    seen = 0
+    async for count in service.follow(sequence, client):
+        content = text.push(sequence, seen, count)
+        logprobs = {"content": _logprobs(sequence, service, seen, count)} if request.logprobs and count > seen else None
+        seen = count
+        if content or logprobs:
+            yield chunk({"content": content} if content else {}, logprobs)
+    content, calls = text.finish(sequence)
+    if content:
+        yield chunk({"content": content})
+    for call in calls:
+        yield chunk({"tool_calls": [call]})
+    reason, matched = _finish(sequence, called=bool(calls))
+    yield chunk({}, None, reason, matched)
+    if request.include_usage:
+        yield {**head, "choices": [], "usage": _usage(sequence)}
+
+
+class _StreamedText:
+    """The text of a stream: without what stopped it, and with calls held back until they can be read whole."""
+
+    def __init__(self, request: ChatRequest, service: Service) -> None:
+        self._parses_calls = request.parses_calls
+        self._tokenizer = service.base.tokenizer
+        self._text = GrowingText(self._tokenizer, skip_special_tokens=request.sampling.skip_special_tokens)
+        stops = () if request.sampling.no_stop_trim else request.sampling.stop
+        self._held = HeldText([*stops, *([OPENING] if request.parses_calls else [])])
+        self._given = ""
+
+    def push(self, sequence: Sequence, seen: int, count: int) -> str:
+        """Give back what the tokens from `seen` to `count` allow to be shown."""
+        tokens = sequence.tokens[seen:count]
+        finish = sequence.finish
+        if finish and isinstance(finish.matched, int) and count == len(sequence.tokens):
+            tokens = tokens if sequence.sampling.no_stop_trim else tokens[:-1]
+        content = self._held.push(self._text.push(tokens))
+        self._given += content
+        return content
+
+    def finish(self, sequence: Sequence) -> tuple[str, list[dict[str, Any]]]:
+        """Give back what was held: the rest of the text, and the calls."""
+        whole = final_text(self._tokenizer, sequence)
+        rest = whole[len(self._given) :] if whole.startswith(self._given) else ""
+        if self._parses_calls:
+            text, calls = parse_tool_calls(rest)
+            return ("", calls) if calls and not text else (text, calls)
+        return rest, []
+
+
+def build_meta_info(sequence: Sequence, service: Service, *, with_text: bool) -> dict[str, Any]:
+    """Build what SGLang says of a finished sequence."""
+    finish = sequence.finish
+    reason: dict[str, Any] = {"type": finish.type if finish else None}
+    if finish and finish.type == "stop":
+        reason["matched"] = finish.matched
+    elif finish and finish.type == "length":
+        reason["length"] = len(sequence.tokens)
+    info: dict[str, Any] = {
+        "id": sequence.id,
+        "finish_reason": reason,
+        "prompt_tokens": len(sequence.prompt),
+        "completion_tokens": len(sequence.tokens),
+        "cached_tokens": sequence.cached_tokens,
+        "weight_version": "default",
+    }
+    if sequence.wants_logprobs:
+        text = service.texts.text if with_text else lambda _: None
+        pairs = zip(sequence.logprobs, sequence.tokens, strict=True)
+        info["output_token_logprobs"] = [[logprob, token, text(token)] for logprob, token in pairs]
+        if sequence.top_logprobs:
+            info["output_top_logprobs"] = [[[value, id_, text(id_)] for value, id_ in row] for row in sequence.tops]
+    return info
+
+
+def _finish(sequence: Sequence, *, called: bool) -> tuple[str, int | str | None]:
+    assert sequence.finish is not None
+    if called and sequence.finish.type == "stop":
+        return "tool_calls", None
+    return sequence.finish.type, sequence.finish.matched
+
+
+def _logprobs(sequence: Sequence, service: Service, start: int, end: int | None = None) -> list[dict[str, Any]]:
+    def token(id_: int, logprob: float) -> dict[str, Any]:
+        return {"token": service.texts.text(id_), "bytes": service.texts.bytes(id_), "logprob": logprob}
+
+    rows = sequence.tops[start:end] if sequence.top_logprobs else [[]] * len(sequence.tokens[start:end])
+    return [
+        {**token(id_, logprob), "top_logprobs": [token(other, value) for value, other in row]}
+        for id_, logprob, row in zip(sequence.tokens[start:end], sequence.logprobs[start:end], rows, strict=False)
+    ]
+
+
+def _usage(sequence: Sequence) -> dict[str, Any]:
+    prompt, completion = len(sequence.prompt), len(sequence.tokens)
+    return {
+        "prompt_tokens": prompt,
+        "total_tokens": prompt + completion,
+        "completion_tokens": completion,
+        "prompt_tokens_details": None,
+        "reasoning_tokens": 0,
+    }

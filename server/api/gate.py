@@ -1,0 +1,107 @@
+"""The outermost door: every request gets an id, has to show a key, and has a body of bounded size.
+
+The chat endpoint is served from here directly; everything else goes on to the REST application. Default-deny: a path is
+open only if it stands in `PUBLIC`, compared whole. Pure ASGI: middleware of the framework would hide that a client went
+away.
+"""
+
+import structlog
+from fastapi import FastAPI
+
+from server.api.auth import require_scope
+from server.api.chat import serve_chat
+from server.api.context import Context
+from server.api.errors import internal_error
+from server.api.wire import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    read_header,
+    read_request_id,
+    refuse_deep,
+    send_error,
+)
+from server.domain import ApiKey, new_id
+from server.errors import EngineUnavailable, MulliganError
+
+CHAT = ("POST", "/v1/chat/completions")
+PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready"), ("GET", "/docs"), ("GET", "/openapi.json")})
+"""What is answered without a key."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Gate:
+    """The ASGI application that clients talk to. `rest` is the framework's, with the context in its state."""
+
+    def __init__(self, rest: FastAPI) -> None:
+        self.rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of the ASGI server."""
+        if scope["type"] == "lifespan":
+            await self.rest(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = read_request_id(scope) or new_id("req")
+        started = whole = False
+
+        async def send_with_id(message: dict) -> None:
+            nonlocal started, whole
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            else:
+                whole = not message.get("more_body", False)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._enter(scope, receive, send_with_id)
+            except ClientGone:
+                _log.info("client_gone", path=scope["path"])
+            except MulliganError as error:
+                await send_error(send_with_id, error, [])
+            except Exception:
+                # Nobody is above to render what nobody foresaw; the server would answer in plain text.
+                _log.exception("request_broke", method=scope["method"], path=scope["path"])
+                if not started:
+                    await send_error(send_with_id, internal_error(), [])
+                elif not whole:
+                    raise  # the server cuts the connection, so that nobody takes a part for the whole
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context: Context | None = getattr(self.rest.state, "context", None)
+        if context is None:
+            raise EngineUnavailable("The server is starting.")
+        door = (scope["method"], scope["path"])
+        if door in PUBLIC:
+            await self.rest(scope, receive, send)
+            return
+        key = await context.keyring.recognise(read_header(scope, b"authorization").decode("latin-1"))
+        body = await read_body(scope, receive, context.settings.limits.body_max_bytes)
+        refuse_deep(body)
+        if door == CHAT:
+            require_scope(key, "inference")
+            await serve_chat(context, key, scope, body=body, receive=receive, send=send)
+        else:
+            await self._serve_rest(scope, key, body, receive, send)
+
+    async def _serve_rest(self, scope: Scope, key: ApiKey, body: bytes, receive: Receive, send: Send) -> None:
+        replayed = False
+
+        async def replay() -> dict:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body}
+
+        scope.setdefault("state", {})["key"] = key
+        await self.rest(scope, replay, send)

@@ -1,0 +1,29 @@
+"""Puts the REST routes together. Built by `server.app`, which gives it its lifespan and its context."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
+
+from server.api.errors import install_handlers
+from server.api.rest import adapters, episodes, health, keys, models, rounds, tasks, verifiers
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
+    """Build the REST application. It is never served without the gate before it."""
+    app = FastAPI(
+        title="Mulligan",
+        summary="An OpenAI-compatible inference server that gives a model a second try, and learns from it.",
+        description="`POST /v1/chat/completions` is OpenAI's, and is served beside these routes.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        strict_content_type=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    install_handlers(app)
+    for room in (health, models, tasks, verifiers, episodes, rounds, adapters, keys):
+        app.include_router(room.router)
+    return app

@@ -1,0 +1,41 @@
+"""`/v1/keys`: API keys. A secret is shown once, when its key is made; afterwards only its hash exists."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from server.api.context import Rooms
+from server.api.rest.access import Caller, needs
+from server.api.rest.schemas import KeyBody
+from server.domain import ApiKey, Event
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[Depends(needs("admin"))])
+
+
+@router.post("", status_code=201)
+async def create_key(body: KeyBody, rooms: Rooms, caller: Caller) -> dict[str, Any]:
+    """Make a key; `key` holds its secret, this once."""
+    secret, made = await rooms.keys.create(body.name, tuple(body.scopes))
+    await rooms.events.add(Event("key.created", made.id, caller.id, {"scopes": body.scopes}, time.time()))
+    return {**_render(made), "key": secret}
+
+
+@router.get("")
+async def list_keys(rooms: Rooms) -> dict[str, Any]:
+    """List the keys, never their secrets."""
+    return {"object": "list", "data": [_render(key) for key in await rooms.keys.list()]}
+
+
+@router.delete("/{key_id}")
+async def revoke_key(key_id: str, rooms: Rooms, caller: Caller) -> dict[str, Any]:
+    """Revoke a key; within a second every process refuses it."""
+    revoked = await rooms.keys.revoke(key_id)
+    rooms.keyring.forget(revoked.sha256)
+    await rooms.events.add(Event("key.revoked", key_id, caller.id, {}, time.time()))
+    return _render(revoked)
+
+
+def _render(key: ApiKey) -> dict[str, Any]:
+    return {name: value for name, value in asdict(key).items() if name != "sha256"}

@@ -1,0 +1,92 @@
+"""The background loops of an API process: what keeps it in step with the database and with the engine.
+
+Started by `server.app`. They outlive every failure of what they watch; a request never waits for them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from server.adapters.reconcile import reconcile
+from server.api.roster import Roster
+from server.api.traffic import Traffic
+from server.domain import BASE_ADAPTER, DEFAULT_TASK, Task
+from server.engine.base import Engine
+from server.errors import AdapterRefused, Conflict
+from server.store.adapters import AdapterStore
+from server.store.presence import PresenceStore
+from server.store.tasks import TaskStore
+
+PRESENCE_INTERVAL_S = 0.25
+ENGINE_INTERVAL_S = 0.5
+_LONGEST_PAUSE_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether the engine holds all champions now, and why not. Written by the engine's loop, read by `/ready`."""
+
+    adapters: bool = False
+    reason: str = "the engine has not been reconciled yet"
+    refused: frozenset[str] = frozenset()
+    """Champions whose files the engine would not take: their tasks get a 503, the others are served."""
+
+
+async def keep_default_task(roster: Roster, tasks: TaskStore) -> None:
+    """Make the task `default` where the newest snapshot lacks it."""
+    if DEFAULT_TASK in roster.snapshot.tasks:
+        return
+    with suppress(Conflict):  # another process was quicker
+        await tasks.create(Task(DEFAULT_TASK))
+    await roster.refresh()
+
+
+async def report_presence(process_id: str, roster: Roster, traffic: Traffic, presence: PresenceStore) -> None:
+    """Take the newest champions, then report what this process uses.
+
+    The order matters: once the snapshot is swapped, every new episode uses it; what is in flight is counted in the
+    same step in which the acknowledgement is made, so that an episode of an older generation is in the count.
+    """
+    snapshot = await roster.refresh()
+    await presence.report(process_id, snapshot.acknowledged(), traffic.in_flight())
+
+
+async def watch_engine(
+    engine: Engine, roster: Roster, tasks: TaskStore, adapters: AdapterStore, readiness: Readiness
+) -> None:
+    """Load the champions again where the engine lost them: it was restarted."""
+    champions = {task.champion for task in roster.snapshot.tasks.values()} - {BASE_ADAPTER}
+    try:
+        if not await engine.ready():
+            readiness.adapters, readiness.reason = False, "the engine is away or still starting"
+        elif readiness.adapters and champions - readiness.refused <= set((await engine.state()).adapters):
+            return
+        else:
+            readiness.adapters, readiness.reason = False, "the champions are being loaded"
+            await reconcile(engine, tasks, adapters)
+            readiness.adapters, readiness.reason, readiness.refused = True, "", frozenset()
+    except AdapterRefused as error:
+        readiness.refused = frozenset(champions - set((await engine.state()).adapters))
+        readiness.adapters, readiness.reason = True, str(error)
+        _log.warning("champions_refused", error=str(error), remedy="mulligan adapters rollback TASK")
+
+
+async def repeat(name: str, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    """Repeat work for ever; after a failure wait longer each time, up to five seconds."""
+    failures = 0
+    while True:
+        try:
+            await work()
+            if failures:
+                _log.info("watch_recovered", watch=name)
+            failures = 0
+        except Exception as error:  # noqa: BLE001 -- a watch that dies would leave the process deaf; it says so and goes on
+            failures += 1
+            if failures == 1:
+                _log.warning("watch_failed", watch=name, error=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(min(interval_s * 2 ** min(failures, 5), max(interval_s, _LONGEST_PAUSE_S)))

@@ -1,0 +1,157 @@
+"""Writes responses to the client's connection, and notices when it goes away. Used by the gate and the chat endpoint.
+
+Nothing here knows what is answered.
+"""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from server.api.errors import encode_error, error_headers
+from server.api.render import Headers
+from server.errors import InvalidRequest, MulliganError, TooLarge
+
+T = TypeVar("T")
+
+Receive = Any
+Send = Any
+Scope = Any
+
+MAX_DEPTH = 100
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class ClientGone(Exception):
+    """The client went away before its answer was whole."""
+
+
+def read_header(scope: Scope, name: bytes) -> bytes:
+    """Read a request's header; empty where it is not there."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def read_request_id(scope: Scope) -> str | None:
+    """Read the client's own request id, if it is one that is safe to log."""
+    given = read_header(scope, b"x-request-id")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else None
+
+
+async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> bytes:
+    """Read a request's whole body.
+
+    Raises: TooLarge, ClientGone.
+    """
+    too_large = TooLarge(f"The body is over the limit of {most_bytes} bytes.")
+    announced = read_header(scope, b"content-length")
+    if announced.isdigit() and int(announced) > most_bytes:
+        raise too_large
+    parts, length = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        length += len(parts[-1])
+        if length > most_bytes:
+            raise too_large
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Run work to its end, or cancel it as soon as the client goes away; its clean-up is awaited either way.
+
+    Raises: ClientGone, and what the work raises.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_wait_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # looked at, for nobody is left to be told
+    raise ClientGone
+
+
+async def _wait_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def refuse_deep(body: bytes) -> None:
+    """Refuse JSON that is nested deeper than anything asks for: what can be read here could not be read elsewhere.
+
+    Raises: InvalidRequest.
+    """
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return  # the common case, at the speed of a search
+    depth = 0
+    for bracket in _BRACKETS.finditer(body):
+        text = bracket[0]
+        if text in (b"[", b"{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise InvalidRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+        elif text in (b"]", b"}"):
+            depth -= 1
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """Send a whole JSON response."""
+    length = (b"content-length", str(len(body)).encode())
+    content = (b"content-type", b"application/json")
+    await send({"type": "http.response.start", "status": status, "headers": [content, length, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: MulliganError, headers: Headers) -> None:
+    """Send an error as a whole response."""
+    ours = [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
+    await send_json(send, error.status, encode_error(error), [*ours, *headers])
+
+
+class EventStream:
+    """A response of server-sent events. It starts with its first event, so that until then an error has a status."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def start(self, headers: Headers) -> None:
+        """Send the head of the response, if that was not done yet."""
+        if self.started:
+            return
+        self.started = True
+        fixed = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
+
+    async def send_events(self, *payloads: bytes) -> None:
+        """Send events, each a `data:` line, in one write."""
+        events = b"".join(b"data: " + payload + b"\n\n" for payload in payloads)
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def send_comment(self) -> None:
+        """Send a comment, which clients skip: it keeps the connection alive."""
+        await self._send({"type": "http.response.body", "body": b": still at it\n\n", "more_body": True})
+
+    async def end(self, *payloads: bytes) -> None:
+        """Send the last events and `[DONE]`."""
+        await self.send_events(*payloads, b"[DONE]")
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: MulliganError) -> None:
+        """End a stream that has begun with an error; there is no `[DONE]` after it."""
+        await self.send_events(encode_error(error))
+        await self._send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,27 @@
+"""`mulligan db`: the database's schema."""
+
+import asyncio
+
+import typer
+
+from server.cli.options import DatabaseUrl, DataDir, load_settings
+from server.cli.show import standard_console
+from server.store import migrations
+
+app = typer.Typer(help="Bring the database's schema up to date.", no_args_is_help=True)
+
+
+@app.command(epilog="Example: mulligan db upgrade --database-url postgresql://mulligan@db/mulligan")
+def upgrade(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Bring the schema up to date. `mulligan up` does it by itself; a server of several parts needs it once."""
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    asyncio.run(asyncio.to_thread(migrations.upgrade, settings.database_url))
+    standard_console().print(f"the schema is at {migrations.current(settings.database_url)}")
+
+
+@app.command(epilog="Example: mulligan db current")
+def current(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Print the revision of the schema."""
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    standard_console().print(migrations.current(settings.database_url) or "empty")

@@ -1,0 +1,257 @@
+"""The engine over SGLang's HTTP protocol: for SGLang itself and for `local_engine/` alike.
+
+Made by the roots, used by the loop, the trainer and the hot swap. It never retries what may have been generated, and
+never lets the engine apply a default of its own: every sampling parameter is sent. SGLang revives an unloaded adapter
+silently when it is named again, so names that were unloaded here are not sent any more.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import PoolTimeoutError, PyreqwestError, RequestTimeoutError
+from pyreqwest.request import RequestBuilder
+from pyreqwest.response import Response
+
+from server.domain import Usage
+from server.engine import wire
+from server.engine.base import Completion, EngineState
+from server.errors import (
+    AdapterMissing,
+    AdapterRefused,
+    EngineBroken,
+    EngineTimeout,
+    EngineUnavailable,
+    MulliganError,
+)
+
+_CONNECT_TIMEOUT_S = 5.0
+_HEALTH_TIMEOUT_S = 10.0
+# uvicorn, and so SGLang, closes idle connections after 5 s: ours go first, so that none is found dead.
+_IDLE_TIMEOUT_S = 4.0
+_LAST_REPLY_S = 0.1
+
+
+class SGLangEngine:
+    """Implements `Engine`. `model_name` is the id under which the engine serves the plain base model."""
+
+    def __init__(self, url: str, *, model_name: str = "base", timeout_s: float = 600.0) -> None:
+        self._url = url.rstrip("/")
+        self._model_name = model_name
+        self._client = _build_client(timeout_s)
+        self._unloaded: set[str] = set()
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def complete(self, body: Mapping[str, Any], adapter: str, *, with_tokens: bool = False) -> Completion:
+        """Answer one chat request; see `Engine.complete`.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
+        """
+        payload = self._chat_payload(body, adapter)
+        may_call = bool(body.get("tools")) and body.get("tool_choice") != "none"
+        if with_tokens:
+            payload |= {"logprobs": True, "return_meta_info": True}
+        if with_tokens or may_call:
+            payload["return_token_ids"] = True
+        raw = await self._abortable(payload["rid"], self._post("/v1/chat/completions", payload, adapter))
+        reply = wire.decode_chat(raw)
+        choice = reply.choices[0]
+        message = wire.read_message(choice.message)
+        if may_call and "tool_calls" not in message:
+            message["content"] = await self._restore_text(choice, message["content"] or "")
+        return Completion(
+            message=message,
+            finish_reason=choice.finish_reason,
+            usage=Usage(reply.usage.prompt_tokens, reply.usage.completion_tokens),
+            prompt_ids=(choice.prompt_token_ids or ()) if with_tokens else (),
+            token_ids=(choice.response_token_ids or ()) if with_tokens else (),
+            logprobs=wire.read_logprobs(choice) if with_tokens else (),
+            choice_logprobs=choice.logprobs if body.get("logprobs") else None,
+        )
+
+    async def complete_ids(self, prompt_ids: Sequence[int], adapter: str, sampling: Mapping[str, Any]) -> Completion:
+        """Continue exactly these tokens; see `Engine.complete_ids`.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
+        """
+        self._check_adapter(adapter)
+        payload: dict[str, Any] = {
+            "input_ids": list(prompt_ids),
+            "sampling_params": {**wire.NEUTRAL_SAMPLING, **wire.given(sampling)},
+            "return_logprob": True,
+            "rid": uuid.uuid4().hex,
+        }
+        if adapter:
+            payload["lora_path"] = adapter
+        raw = await self._abortable(payload["rid"], self._post("/generate", payload, adapter))
+        reply = wire.decode_generation(raw)
+        info = reply.meta_info
+        return Completion(
+            message={"role": "assistant", "content": reply.text},
+            finish_reason=info.finish_reason["type"],
+            usage=Usage(info.prompt_tokens, info.completion_tokens),
+            prompt_ids=list(prompt_ids),
+            token_ids=reply.output_ids,
+            logprobs=[logprob for logprob, *_ in info.output_token_logprobs],
+        )
+
+    async def stream(self, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
+        """Yield the payloads of the engine's events; see `Engine.stream`.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
+        """
+        payload = {**self._chat_payload(body, adapter), "stream": True}
+        builder = self._request("POST", "/v1/chat/completions").body_bytes(msgspec.json.encode(payload))
+        done = False
+        try:
+            async with builder.streamed_read_buffer_limit(0).build_streamed() as response:
+                if response.status != 200:
+                    raise wire.to_error(response.status, bytes(await response.bytes()), adapter)
+                events = wire.EventReader()
+                while (chunk := await response.body_reader.read_chunk()) is not None:
+                    for event in events.push(bytes(chunk)):
+                        yield event
+                done = events.done
+            if not done:
+                raise EngineBroken("the engine ended a stream before its answer was complete")
+        except MulliganError:
+            done = True
+            raise
+        except PyreqwestError as error:
+            raise _to_transport_error(error) from error
+        finally:
+            if not done:
+                self._abort_later(payload["rid"])
+
+    async def state(self) -> EngineState:
+        """Say what is served. Raises: EngineUnavailable, EngineTimeout, EngineBroken."""
+        info, models = await asyncio.gather(self._get("/model_info"), self._get("/v1/models"))
+        return wire.read_state(info, models)
+
+    async def ready(self) -> bool:
+        """Say whether it takes traffic now."""
+        try:
+            response = await self._send(self._request("GET", "/health").timeout(timedelta(seconds=_HEALTH_TIMEOUT_S)))
+        except MulliganError:
+            return False
+        return response.status == 200
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Load a LoRA adapter under a new name. Raises: EngineUnavailable, EngineTimeout, AdapterRefused."""
+        reply = await self._post_adapter("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        if reply.error_message:
+            raise AdapterRefused(f"the engine would not load adapter {name}: {reply.error_message}")
+        self._unloaded.discard(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Unload; a name not loaded is no error. Raises: EngineUnavailable, EngineTimeout, AdapterRefused."""
+        self._unloaded.add(name)
+        reply = await self._post_adapter("/unload_lora_adapter", {"lora_name": name})
+        if reply.error_message and "does not exist" not in reply.error_message:
+            raise AdapterRefused(f"the engine would not unload adapter {name}: {reply.error_message}")
+
+    async def close(self) -> None:
+        """Release connections, once aborts that are under way have been sent."""
+        await asyncio.gather(*self._background)
+        await self._client.close()
+        # pyreqwest's own thread may still be letting go of the last reply; a process that exits meanwhile is aborted.
+        await asyncio.sleep(_LAST_REPLY_S)
+
+    def _chat_payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
+        self._check_adapter(adapter)
+        model = f"{self._model_name}:{adapter}" if adapter else self._model_name
+        return {**wire.NEUTRAL_SAMPLING, **wire.given(body), "model": model, "rid": uuid.uuid4().hex}
+
+    def _check_adapter(self, adapter: str) -> None:
+        if adapter in self._unloaded:
+            raise AdapterMissing(f"adapter {adapter} was unloaded")
+
+    async def _restore_text(self, choice: wire.Choice, content: str) -> str:
+        """Get back what SGLang's parser dropped: it loses the text of calls that it cannot read."""
+        tokens, stop = choice.response_token_ids or [], choice.matched_stop
+        if isinstance(stop, int) and tokens and tokens[-1] == stop:
+            tokens = tokens[:-1]
+        raw = await self._post("/detokenize", {"tokens": tokens, "skip_special_tokens": False})
+        text = wire.decode_text(raw)
+        if isinstance(stop, str):
+            text = text.partition(stop)[0]
+        return text if len(text.strip()) > len(content.strip()) else content
+
+    async def _abortable(self, request_id: str, reply: Coroutine[Any, Any, bytes]) -> bytes:
+        try:
+            return await reply
+        except (asyncio.CancelledError, EngineTimeout):
+            # Closing the connection is noticed by SGLang within seconds only; the slot is wanted at once.
+            self._abort_later(request_id)
+            raise
+
+    def _abort_later(self, request_id: str) -> None:
+        task = asyncio.create_task(self._abort(request_id))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _abort(self, request_id: str) -> None:
+        request = self._request("POST", "/abort_request").body_bytes(msgspec.json.encode({"rid": request_id}))
+        try:
+            await self._send(request.timeout(timedelta(seconds=_HEALTH_TIMEOUT_S)))
+        except MulliganError:
+            return  # an engine that is away generates nothing
+
+    async def _post_adapter(self, path: str, payload: Mapping[str, Any]) -> wire.AdapterReply:
+        response = await self._send(self._request("POST", path).body_bytes(msgspec.json.encode(payload)))
+        raw = bytes(await response.bytes())
+        if response.status not in (200, 400):
+            raise wire.to_error(response.status, raw)
+        return wire.decode_adapter_reply(raw)
+
+    async def _post(self, path: str, payload: Mapping[str, Any], adapter: str = "") -> bytes:
+        response = await self._send(self._request("POST", path).body_bytes(msgspec.json.encode(payload)))
+        raw = bytes(await response.bytes())
+        if response.status != 200:
+            raise wire.to_error(response.status, raw, adapter)
+        return raw
+
+    async def _get(self, path: str) -> bytes:
+        try:
+            response = await self._send(self._request("GET", path))
+        except EngineUnavailable:
+            response = await self._send(self._request("GET", path))  # a read is safe to repeat on a stale connection
+        raw = bytes(await response.bytes())
+        if response.status != 200:
+            raise wire.to_error(response.status, raw)
+        return raw
+
+    def _request(self, method: str, path: str) -> RequestBuilder:
+        return self._client.request(method, self._url + path).header("content-type", "application/json")
+
+    async def _send(self, request: RequestBuilder) -> Response:
+        try:
+            return await request.build().send()
+        except PyreqwestError as error:
+            raise _to_transport_error(error) from error
+
+
+def _build_client(timeout_s: float) -> Client:
+    return (
+        ClientBuilder()
+        .timeout(timedelta(seconds=timeout_s))
+        .connect_timeout(timedelta(seconds=_CONNECT_TIMEOUT_S))
+        .pool_idle_timeout(timedelta(seconds=_IDLE_TIMEOUT_S))
+        .follow_redirects(enable=False)
+        .no_proxy()
+        .build()
+    )
+
+
+def _to_transport_error(error: PyreqwestError) -> MulliganError:
+    # Before the reply's head pyreqwest calls every timeout one of connecting; only the causes tell them apart.
+    causes = [cause["message"] for cause in (getattr(error, "details", None) or {}).get("causes") or ()]
+    connecting = any("(Connect)" in cause for cause in causes)
+    reason = "; ".join([error.message, *causes[-1:]])
+    if isinstance(error, RequestTimeoutError) and not connecting and not isinstance(error, PoolTimeoutError):
+        return EngineTimeout(f"the engine did not answer in time ({reason})")
+    return EngineUnavailable(f"the engine cannot be reached ({reason})")

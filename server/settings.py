@@ -1,0 +1,128 @@
+"""Every setting of the server and of what it starts, from `MULLIGAN_*` variables and the command line.
+
+Instantiated only in the roots (server.app, server.cli, trainer.worker), which hand the sections down; no other module
+reads the environment. Nested names use two underscores: `MULLIGAN_ENGINE__URL=http://127.0.0.1:30000`.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
+
+
+class EngineSettings(BaseModel):
+    """The engine that generates, and the LoRA limits that it is started with."""
+
+    kind: Literal["local", "sglang"] = "local"
+    url: str = "http://127.0.0.1:30000"
+    model: str = str(DEMO_MODEL)
+    model_name: str = "base"  # the id that clients use for the plain base model
+    sglang_python: str = ".venv-sglang/bin/python"  # the interpreter of SGLang's own environment
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    context_tokens: int = Field(default=1024, ge=64)
+    max_running_requests: int = Field(default=64, ge=1)
+    max_lora_rank: int = Field(default=16, ge=1)
+    max_loras_per_batch: int = Field(default=4, ge=1)
+    max_loaded_loras: int = Field(default=12, ge=2)
+    lora_target_modules: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    tool_call_parser: str = "qwen25"
+    threads: int = Field(default=0, ge=0)  # CPU threads of a local engine; 0 = half the cores
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    start_timeout_s: float = Field(default=300.0, gt=0)
+
+
+class LogSettings(BaseModel):
+    """The episode log: one group-committing writer a process, and the spool it falls back to."""
+
+    commit_interval_ms: float = Field(default=5.0, ge=0)  # how long a commit waits for company
+    commit_max_episodes: int = Field(default=256, ge=1)
+    spool_max_bytes: int = Field(default=256 * 2**20, ge=0)
+
+
+class LimitSettings(BaseModel):
+    """What a single request may ask for."""
+
+    body_max_bytes: int = Field(default=8 * 2**20, ge=1024)
+    max_messages: int = Field(default=2048, ge=1)
+    max_retries: int = Field(default=8, ge=0)
+    max_concurrent: int = Field(default=256, ge=1)  # episodes in flight in one process; past it 429
+    deadline_s: float = Field(default=600.0, gt=0)
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Paths are made absolute against the working directory."""
+
+    model_config = SettingsConfigDict(env_prefix="MULLIGAN_", env_nested_delimiter="__", extra="forbid")
+
+    data_dir: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    database_url: str = ""  # "" = SQLite in the data folder; else sqlite:///... or postgresql://...
+    broker_url: str = ""  # "" = filesystem transport in the data folder; else redis://...
+    held_out_share: float = Field(default=0.2, gt=0, lt=1)  # of conversations, by a hash of the first user message
+    worker_heartbeat_s: float = Field(default=2.0, gt=0)
+    worker_lost_after_s: float = Field(default=20.0, gt=0)  # a round whose heartbeat is older is taken from its worker
+    beat_interval_s: float = Field(default=5.0, gt=0)  # how often the scheduler looks for due rounds and lost workers
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+    engine: EngineSettings = EngineSettings()
+    log: LogSettings = LogSettings()
+    limits: LimitSettings = LimitSettings()
+
+    def model_post_init(self, _context: object) -> None:
+        """Fill what derives from the data folder."""
+        self.data_dir = self.data_dir.expanduser().resolve()
+        if not self.database_url:
+            self.database_url = f"sqlite:///{self.data_dir / 'mulligan.db'}"
+        if not self.broker_url:
+            self.broker_url = "filesystem://"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Where adapters are saved: `<task>/<name>/adapter_model.safetensors`. The engine reads it too."""
+        return self.data_dir / "adapters"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where episodes wait while the database is away."""
+        return self.data_dir / "spool"
+
+    @property
+    def broker_dir(self) -> Path:
+        """Where the filesystem transport keeps its messages."""
+        return self.data_dir / "broker"
+
+    @property
+    def rounds_dir(self) -> Path:
+        """Where rounds keep their logs, rollouts and checkpoints: `<round id>/`."""
+        return self.data_dir / "rounds"
+
+    def environment(self) -> dict[str, str]:
+        """Render these settings as the variables that give a child process the same ones."""
+        variables = {
+            "MULLIGAN_DATA_DIR": str(self.data_dir),
+            "MULLIGAN_HOST": self.host,
+            "MULLIGAN_PORT": str(self.port),
+            "MULLIGAN_DATABASE_URL": self.database_url,
+            "MULLIGAN_BROKER_URL": self.broker_url,
+            "MULLIGAN_ENGINE": self.engine.model_dump_json(),
+            "MULLIGAN_LOG": self.log.model_dump_json(),
+            "MULLIGAN_LIMITS": self.limits.model_dump_json(),
+        }
+        for name in ("held_out_share", "worker_heartbeat_s", "worker_lost_after_s", "beat_interval_s", "log_level"):
+            variables[f"MULLIGAN_{name.upper()}"] = str(getattr(self, name))
+        # What was decided here is handed on; an inherited MULLIGAN_ENGINE__URL would win over it in the child.
+        kept = ("MULLIGAN_TRAINER", "MULLIGAN_TEST")
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("MULLIGAN_") or name.upper().startswith(kept)
+        }
+        return {**inherited, **variables, "MULLIGAN_LOG_JSON": str(self.log_json).lower()}

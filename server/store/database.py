@@ -1,0 +1,127 @@
+"""Opens the database, SQLite or PostgreSQL, and lends short transactions to the stores.
+
+Owned by the composition roots, which close it. No transaction may be held across an await of anything but the
+database itself: generation takes seconds, and SQLite has one writer.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionmaker, create_async_engine
+
+from server.errors import StoreUnavailable
+from server.store.cleaning import decode_json, encode_json
+from server.store.outages import is_outage, is_unmigrated
+
+log = structlog.get_logger(__name__)
+
+_IMMEDIATE = "mulligan_immediate"
+
+
+def normalise_url(url: str) -> URL:
+    """Turn `sqlite:///path`, `postgresql://...` or `postgres://...` into the URL of an asynchronous driver.
+
+    Raises: ValueError for another database, or for SQLite without a file (each connection would see its own).
+    """
+    parsed = make_url(url)
+    backend = parsed.drivername.split("+")[0]
+    if backend == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ValueError("SQLite needs a file: sqlite:///path/to/mulligan.db")
+        return parsed.set(drivername="sqlite+aiosqlite")
+    if backend in ("postgresql", "postgres"):
+        query = dict(parsed.query)
+        if "sslmode" in query:  # libpq's name for what asyncpg calls `ssl`
+            query["ssl"] = query.pop("sslmode")
+        return parsed.set(drivername="postgresql+asyncpg", query=query)
+    raise ValueError(f"{backend} is not supported: use sqlite:///... or postgresql://...")
+
+
+def _tune_sqlite(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves; the driver would leave out reads and DDL
+        cursor = connection.cursor()
+        # WAL: readers and the one writer do not block each other.
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # In WAL mode a commit survives a kill -9 of the process with NORMAL already, for it is in the kernel's hands;
+        # FULL also syncs the log on each commit, so that it survives a power cut, as PostgreSQL's commits do.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes the lock at once: one that read first could be refused the lock without any wait.
+        immediate = connection.get_execution_options().get(_IMMEDIATE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def open_engine(url: URL, *, busy_timeout_s: float = 5.0, command_timeout_s: float | None = 30.0) -> AsyncEngine:
+    """Make the engine of a normalised URL. It connects when first used."""
+    shared: dict[str, Any] = {"json_serializer": encode_json, "json_deserializer": decode_json}
+    if url.get_backend_name() == "sqlite":
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(url, connect_args={"timeout": busy_timeout_s}, **shared)
+        _tune_sqlite(engine)
+        return engine
+    connect_args = {
+        "timeout": 5.0,
+        "command_timeout": command_timeout_s,
+        "server_settings": {"application_name": "mulligan"},
+    }
+    return create_async_engine(url, pool_pre_ping=True, pool_timeout=10, connect_args=connect_args, **shared)
+
+
+class Database:
+    """One database and its connection pool."""
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
+        self.url = normalise_url(url)
+        self.dialect = self.url.get_backend_name()
+        self.engine = open_engine(self.url, busy_timeout_s=busy_timeout_s)
+        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._writing = self.engine.execution_options(**{_IMMEDIATE: True})
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for reading, in one transaction. Raises: StoreUnavailable."""
+        async with self._begin(self.engine) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for writing; commits at the end of the block. Raises: StoreUnavailable."""
+        async with self._begin(self._writing) as connection:
+            yield connection
+
+    async def connect(self) -> AsyncConnection:
+        """Hand out a connection to keep, whose transactions are for writing. Raises: what the driver raises."""
+        return await self._writing.connect()
+
+    @asynccontextmanager
+    async def _begin(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            if not is_outage(error):
+                raise
+            # Clients read this message, so the address and the words of the driver stay in the cause.
+            hint = " (was `mulligan db upgrade` run?)" if is_unmigrated(error) else ""
+            raise StoreUnavailable(f"The database cannot be used now{hint}") from error
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life. Raises: StoreUnavailable."""
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()

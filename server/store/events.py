@@ -1,0 +1,33 @@
+"""Keeps the audit log: who did what to what. Called wherever a human or a round changes something that serves."""
+
+import time
+from dataclasses import replace
+
+from sqlalchemy import insert, select
+
+from server.domain import Event
+from server.store.database import Database
+from server.store.rows import clean_values, fetch_rows, to_json
+from server.store.tables import events
+
+
+class EventStore:
+    """The audit log of one database. Lines are added, never changed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, event: Event) -> Event:
+        """Add a line."""
+        event = replace(event, created_at=event.created_at or time.time())
+        values = {"kind": event.kind, "subject": event.subject, "actor": event.actor, "created_at": event.created_at}
+        async with self._database.write() as connection:
+            await connection.execute(insert(events).values(**clean_values(values), details=to_json(event.details)))
+        return event
+
+    async def list(self, limit: int = 100) -> list[Event]:
+        """List the latest lines, newest first."""
+        columns = [column for column in events.columns if column.name != "id"]
+        async with self._database.read() as connection:
+            rows = await fetch_rows(connection, select(*columns).order_by(events.c.id.desc()).limit(limit))
+        return [Event(**row) for row in rows]

@@ -1,0 +1,118 @@
+"""Keeps the tasks and their champion pointers. Called by the API, the promotion and the reconciliation."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from server.domain import RetryPolicy, Task, TaskVerifier, TrainingPolicy, VerifyMode
+from server.errors import Conflict, NotFound
+from server.store.database import Database
+from server.store.fencing import RoundEpoch, fence
+from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
+from server.store.tables import tasks
+
+CHANGEABLE = frozenset({"verifiers", "verify", "retry", "training", "prompts"})
+
+
+class TaskStore:
+    """The tasks of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, task: Task) -> Task:
+        """Add a task. Raises: Conflict if one of that name is there."""
+        task = replace(task, created_at=task.created_at or time.time())
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(insert(tasks).values(**_encode(task)))
+        except IntegrityError as error:
+            raise Conflict(f"The task {task.name!r} is there already") from error
+        return task
+
+    async def get(self, name: str) -> Task | None:
+        """Find a task by its name."""
+        async with self._database.read() as connection:
+            row = await fetch_row(connection, select(tasks).where(tasks.c.name == name))
+        return _decode(row) if row else None
+
+    async def list(self) -> list[Task]:
+        """List all tasks, by name."""
+        async with self._database.read() as connection:
+            rows = await fetch_rows(connection, select(tasks).order_by(tasks.c.name))
+        return [_decode(row) for row in rows]
+
+    async def update(self, name: str, **changes: Any) -> Task:
+        """Change a task's `verifiers`, `verify`, `retry`, `training` or `prompts`.
+
+        Raises: NotFound; TypeError for any other field (the champion moves with `flip_champion` alone).
+        """
+        if unknown := set(changes) - CHANGEABLE:
+            raise TypeError(f"Not to be changed here: {', '.join(sorted(unknown))}")
+        values = {field: to_json(value) for field, value in changes.items()}
+        statement = update(tasks).where(tasks.c.name == name).values(**clean_values(values)).returning(tasks)
+        if not values:
+            statement = select(tasks).where(tasks.c.name == name)
+        async with self._database.write() as connection:
+            row = await fetch_row(connection, statement)
+        if row is None:
+            raise NotFound(f"There is no task {name!r}")
+        return _decode(row)
+
+    async def flip_champion(
+        self, name: str, adapter: str, *, expected_generation: int, epoch_of_round: RoundEpoch | None = None
+    ) -> Task:
+        """Point the task at another adapter ("" = the base model); the generation grows by one.
+
+        Raises: NotFound; Conflict if the pointer moved since `expected_generation` was read; Fenced.
+        """
+        async with self._database.write() as connection:
+            await fence(connection, epoch_of_round)
+            row = await fetch_row(
+                connection,
+                update(tasks)
+                .where(tasks.c.name == name, tasks.c.generation == expected_generation)
+                .values(champion=adapter, generation=tasks.c.generation + 1)
+                .returning(tasks),
+            )
+        if row is not None:
+            return _decode(row)
+        task = await self.get(name)
+        if task is None:
+            raise NotFound(f"There is no task {name!r}")
+        raise Conflict(f"The champion of {name!r} moved meanwhile: generation {task.generation}")
+
+
+def _encode(task: Task) -> dict[str, Any]:
+    return clean_values(
+        {
+            "name": task.name,
+            "verifiers": to_json(task.verifiers),
+            "verify": str(task.verify),
+            "retry": to_json(task.retry),
+            "training": to_json(task.training),
+            "prompts": dict(task.prompts),
+            "champion": task.champion,
+            "generation": task.generation,
+            "created_at": task.created_at,
+        }
+    )
+
+
+def _decode(row: Mapping[str, Any]) -> Task:
+    return Task(
+        name=row["name"],
+        verifiers=msgspec.convert(row["verifiers"], tuple[TaskVerifier, ...]),
+        verify=VerifyMode(row["verify"]),
+        retry=msgspec.convert(row["retry"], RetryPolicy),
+        training=msgspec.convert(row["training"], TrainingPolicy),
+        prompts=row["prompts"],
+        champion=row["champion"],
+        generation=row["generation"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,72 @@
+"""Prepares the database before the parts start: migrations, the `default` task, the first admin key.
+
+Called by `mulligan up` and `mulligan demo`; repeating it changes nothing.
+"""
+
+import asyncio
+import re
+
+from server.domain import Task
+from server.errors import Conflict, StoreUnavailable
+from server.settings import Settings
+from server.store import migrations
+from server.store.database import Database
+from server.store.keys import KeyStore
+from server.store.tasks import TaskStore
+
+DEFAULT_TASK = "default"
+
+
+async def prepare(settings: Settings) -> None:
+    """Bring the database up to date and make the `default` task.
+
+    Raises StoreUnavailable where the database cannot be reached.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        await asyncio.to_thread(migrations.upgrade, settings.database_url)
+    except Exception as error:  # database drivers raise errors of their own libraries, and all of them end the start
+        shown = hide_password(settings.database_url)
+        raise StoreUnavailable(f"the database {shown} (--database-url) cannot be used: {error}") from error
+    database = Database(settings.database_url)
+    try:
+        await ensure_task(TaskStore(database), Task(name=DEFAULT_TASK))
+    finally:
+        await database.close()
+
+
+async def make_first_key(settings: Settings) -> str | None:
+    """Create the first admin key if there is none, and return its secret, to be shown this once."""
+    database = Database(settings.database_url)
+    try:
+        keys = KeyStore(database)
+        if await keys.list():
+            return None
+        secret, _ = await keys.create("first", ("admin",))
+        return secret
+    finally:
+        await database.close()
+
+
+def hide_password(url: str) -> str:
+    """Return the address without the password that it may carry."""
+    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", url)
+
+
+async def ensure_task(tasks: TaskStore, task: Task) -> None:
+    """Create the task unless it is there."""
+    if await tasks.get(task.name) is None:
+        try:
+            await tasks.create(task)
+        except Conflict:  # another process was quicker
+            return
+
+
+async def make_key(settings: Settings, name: str) -> str:
+    """Create one more admin key and return its secret."""
+    database = Database(settings.database_url)
+    try:
+        secret, _ = await KeyStore(database).create(name, ("admin",))
+        return secret
+    finally:
+        await database.close()

@@ -1,0 +1,108 @@
+"""Starts each engine once a session on the same tiny model, by the very command lines that the supervisor uses."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from server.engine.launch import engine_command
+from server.engine.sglang import SGLangEngine
+from server.settings import EngineSettings
+from tests.fixtures.models import make_adapter, make_model
+
+ROOT = Path(__file__).resolve().parents[3]
+SGLANG_PYTHON = Path(os.environ.get("MULLIGAN_ENGINE__SGLANG_PYTHON", ROOT / ".venv-sglang/bin/python"))
+CONTEXT_TOKENS = 2048
+MAX_RUNNING = 16
+
+
+@dataclass(frozen=True)
+class World:
+    """The model and the adapters that both engines get to see."""
+
+    model: Path
+    adapters: Path
+
+    def adapter(self, name: str) -> str:
+        return str(self.adapters / name)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("engines")
+    model = make_model(folder / "model", context=CONTEXT_TOKENS)
+    # Defaults that would make every answer the same, if an engine applied them where a request is silent.
+    defaults = {"do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.01, "repetition_penalty": 1.9}
+    generation = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps({**generation, **defaults}))
+    adapters = folder / "adapters"
+    for seed, name in enumerate(("one", "two", "three"), start=1):
+        make_adapter(adapters / name, model, seed=seed, scale=0.15)
+    make_adapter(adapters / "attention_only", model, targets=("q_proj", "v_proj"), seed=4, scale=0.3)
+    make_adapter(adapters / "rank_32", model, rank=32)
+    truncated = make_adapter(adapters / "truncated", model) / "adapter_model.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    return World(model, adapters)
+
+
+@pytest.fixture(scope="session", params=["local", pytest.param("sglang", marks=pytest.mark.sglang)])
+def engine_url(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    kind = request.param
+    if kind == "sglang" and not SGLANG_PYTHON.exists():
+        reason = f"no SGLang at {SGLANG_PYTHON}: run `make sglang-cpu` first"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    settings = EngineSettings(
+        kind=kind,
+        model=str(world.model),
+        device="cpu",
+        threads=1,
+        context_tokens=CONTEXT_TOKENS,
+        max_running_requests=MAX_RUNNING,
+        sglang_python=str(SGLANG_PYTHON),
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, environment = engine_command(settings, port)
+    log = tmp_path_factory.mktemp(kind) / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url, process, log)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=10) as reply:
+                if reply.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the engine did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+@pytest_asyncio.fixture
+async def engine(engine_url: str) -> AsyncIterator[SGLangEngine]:
+    client = SGLangEngine(engine_url, timeout_s=120)
+    yield client
+    for name in (await client.state()).adapters:
+        await client.unload_adapter(name)
+    await client.close()

@@ -1,0 +1,118 @@
+"""The migrations, on both dialects."""
+
+import asyncio
+import multiprocessing
+from pathlib import Path
+
+import alembic.config
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Column, Connection, Integer, MetaData, inspect
+from sqlalchemy.exc import IntegrityError
+
+from server.store import migrations
+from server.store.database import Database
+from server.store.tables import metadata
+
+HEAD = "0001"
+
+
+async def inspect_database(url: str, work):
+    database = Database(url)
+    try:
+        async with database.engine.connect() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await database.close()
+
+
+def list_tables(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def compare(target: MetaData):
+    def work(connection: Connection) -> list[object]:
+        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), target)
+
+    return work
+
+
+async def test_up_down_up(empty_database_url: str) -> None:
+    url = empty_database_url
+    assert migrations.current(url) is None
+    migrations.upgrade(url)
+    assert migrations.current(url) == HEAD
+    assert await inspect_database(url, list_tables) == set(metadata.tables)
+    migrations.upgrade(url)
+    migrations.downgrade(url)
+    assert migrations.current(url) is None
+    assert await inspect_database(url, list_tables) == set()
+    migrations.upgrade(url)
+    assert await inspect_database(url, list_tables) == set(metadata.tables)
+
+
+async def test_the_migrations_build_what_the_tables_say(database_url: str) -> None:
+    assert await inspect_database(database_url, compare(metadata)) == []
+
+
+async def test_that_comparison_would_notice(database_url: str) -> None:
+    changed = MetaData(naming_convention=metadata.naming_convention)
+    for table in metadata.tables.values():
+        table.to_metadata(changed)
+    changed.tables["episodes"].append_column(Column("extra", Integer))
+    changed.tables["rounds"].indexes.clear()
+    changed.tables["tasks"].c.generation.nullable = True
+    kinds = {
+        difference[0] if isinstance(difference, tuple) else difference[0][0]
+        for difference in await inspect_database(database_url, compare(changed))
+    }
+    assert kinds >= {"add_column", "remove_index", "modify_nullable"}
+
+
+async def test_an_open_round_is_unique_in_the_database_itself(database: Database) -> None:
+    insert = metadata.tables["rounds"].insert()
+    blank = dict.fromkeys(("phase", "reason", "adapter", "parent", "owner"), "")
+    blank |= dict.fromkeys(("epoch", "leases", "heartbeat_at", "steps_done", "steps_total"), 0)
+    blank |= dict.fromkeys(("created_at", "started_at", "ended_at"), 0)
+    blank |= {"task": "sql", "cancel_requested": False, "options": {}, "report": {}}
+    async with database.write() as connection:
+        await connection.execute(insert.values(id="a", number=1, state="queued", **blank))
+        await connection.execute(insert.values(id="b", number=2, state="promoted", **blank))
+    with pytest.raises(IntegrityError):
+        async with database.write() as connection:
+            await connection.execute(insert.values(id="c", number=3, state="running", **blank))
+
+
+async def test_processes_that_upgrade_at_once_do_not_break(empty_database_url: str) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.integration.store.children"])
+    children = [processes.Process(target=migrations.upgrade, args=(empty_database_url,)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        await asyncio.to_thread(child.join)
+        assert child.exitcode == 0
+        child.close()
+    assert migrations.current(empty_database_url) == HEAD
+    assert await inspect_database(empty_database_url, list_tables) == set(metadata.tables)
+
+
+async def test_upgrading_works_under_a_running_loop_and_from_any_folder(
+    empty_sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    migrations.upgrade(empty_sqlite_url)
+    assert migrations.current(empty_sqlite_url) == HEAD
+
+
+def test_the_alembic_command_works_with_the_settings(empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULLIGAN_DATABASE_URL", empty_sqlite_url)
+    for arguments in (["upgrade", "head"], ["check"]):  # `check` exits where it finds a difference
+        alembic.config.main(["-c", str(migrations.REPOSITORY / "alembic.ini"), *arguments])
+    assert migrations.current(empty_sqlite_url) == HEAD
+
+
+def test_the_migrations_folder_is_no_package() -> None:
+    """With an `__init__.py` it would hide the library of the same name."""
+    assert not (migrations.REPOSITORY / "alembic" / "__init__.py").exists()

@@ -1,0 +1,236 @@
+"""Hot swap: the order of things, what is refused, and what happens when it cannot be finished."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from server.adapters import hot_swap
+from server.adapters.hot_swap import Probe, hash_file
+from server.domain import Adapter, AdapterStatus, Task, Usage
+from server.engine.base import Completion, EngineState
+from server.errors import AdapterRefused, Conflict, EngineUnavailable, NotFound, StoreUnavailable
+
+PROBE = Probe((1, 2), (5, 6), (-0.1, -0.2), 0.01)
+
+
+class World:
+    """The engine and the stores in one, so that their order is seen in `told`."""
+
+    def __init__(self, tmp_path):
+        self.told = []
+        self.task = Task("t", champion="t@1", generation=3)
+        self.loaded = {"t@1": str(tmp_path / "t@1")}
+        self.live_processes = []
+        self.answer = Completion({}, "stop", Usage(), (1, 2), (5, 6), (-0.1, -0.2))
+        self.shelf = {}
+        self.events = []
+        for name, parent, status in (("t@1", "", AdapterStatus.CHAMPION), ("t@2", "t@1", AdapterStatus.CANDIDATE)):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "adapter_model.safetensors").write_text(name)
+            files = {"adapter_model.safetensors": hash_file(folder / "adapter_model.safetensors")}
+            self.shelf[name] = Adapter(name, "t", str(folder), files, status, parent=parent)
+
+    def rooms(self):
+        engine = SimpleNamespace(
+            state=self.state, load_adapter=self.load, unload_adapter=self.unload, complete_ids=self.complete_ids
+        )
+        tasks = SimpleNamespace(get=self.get_task, flip_champion=self.flip)
+        adapters = SimpleNamespace(get=self.get_adapter, set_status=self.set_status)
+        return {
+            "engine": engine,
+            "tasks": tasks,
+            "adapters": adapters,
+            "presence": SimpleNamespace(live=self.live),
+            "events": SimpleNamespace(add=self.add_event),
+            "actor": "test",
+            "drain_timeout_s": 0.3,
+        }
+
+    async def state(self):
+        return EngineState("base", dict(self.loaded))
+
+    async def load(self, name, path):
+        self.told.append(f"load {name}")
+        self.loaded[name] = path
+
+    async def unload(self, name):
+        self.told.append(f"unload {name}")
+        self.loaded.pop(name, None)
+
+    async def complete_ids(self, prompt_ids, adapter, sampling):
+        self.told.append(f"probe {adapter}")
+        assert sampling["temperature"] == 0.0
+        return self.answer
+
+    async def get_task(self, name):
+        return self.task if name == "t" else None
+
+    async def flip(self, name, adapter, *, expected_generation, epoch_of_round=None):
+        if expected_generation != self.task.generation:
+            raise Conflict("it moved")
+        self.told.append(f"flip {adapter}")
+        self.task = replace(self.task, champion=adapter, generation=self.task.generation + 1)
+        return self.task
+
+    async def get_adapter(self, name):
+        return self.shelf.get(name)
+
+    async def set_status(self, name, status, *, forced=None, epoch_of_round=None):
+        self.shelf[name] = replace(self.shelf[name], status=status, forced=bool(forced) or self.shelf[name].forced)
+
+    async def live(self, max_age_s):
+        return [process() for process in self.live_processes]
+
+    async def add_event(self, event):
+        self.events.append(event)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def make_process(*reports):
+    """A live API process: each look at it gives the next (generation, episodes on t@1), the last one for ever."""
+    left = list(reports)
+
+    def look():
+        generation, running = left.pop(0) if len(left) > 1 else left[0]
+        return SimpleNamespace(acknowledged={"t": generation}, in_flight={"t@1": running})
+
+    return look
+
+
+async def test_the_order_of_a_promotion(world):
+    world.live_processes = [make_process((3, 2), (4, 2), (4, 0)), make_process((4, 0))]
+    task = await hot_swap.promote("t@2", **world.rooms(), probe=PROBE)
+    assert world.told == ["load t@2", "probe t@2", "flip t@2", "unload t@1"]
+    assert (task.champion, task.generation) == ("t@2", 4)
+    assert world.shelf["t@2"].status is AdapterStatus.CHAMPION
+    assert world.shelf["t@1"].status is AdapterStatus.RETIRED
+    assert not world.shelf["t@2"].forced
+    assert [(event.kind, event.subject, event.actor) for event in world.events] == [("adapter.promoted", "t@2", "test")]
+
+
+async def test_what_a_human_forces_is_marked(world):
+    await hot_swap.promote("t@2", **world.rooms(), forced=True)
+    assert world.shelf["t@2"].forced
+    assert world.events[0].details["forced"]
+
+
+@pytest.mark.parametrize("stuck", [(3, 0), (4, 1)])
+async def test_an_adapter_in_use_is_left_loaded(world, stuck):
+    world.live_processes = [make_process(stuck)]
+    task = await hot_swap.promote("t@2", **world.rooms())
+    assert task.champion == "t@2"
+    assert "unload t@1" not in world.told
+    assert [event.kind for event in world.events] == ["adapter.promoted", "adapter.left_loaded"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logprobs", "says"),
+    [
+        ((5, 7), (-0.1, -0.2), "it continued with the tokens"),
+        ((5, 6), (-0.1, -0.3), "differ by 0.1000 nats"),
+        ((), (), "tokens"),
+    ],
+)
+async def test_an_engine_that_answers_with_something_else_is_found_out(world, tokens, logprobs, says):
+    world.answer = Completion({}, "stop", Usage(), (1, 2), tokens, logprobs)
+    with pytest.raises(AdapterRefused, match=says):
+        await hot_swap.promote("t@2", **world.rooms(), probe=PROBE)
+    assert world.task.champion == "t@1"
+    assert "t@2" not in world.loaded
+
+
+async def test_another_flip_wins(world):
+    with pytest.raises(Conflict):
+        await hot_swap.promote("t@2", **world.rooms(), expected_generation=2)
+    assert world.told == ["load t@2", "unload t@2"]
+    assert world.shelf["t@1"].status is AdapterStatus.CHAMPION
+
+
+async def test_files_that_changed_are_refused(world, tmp_path):
+    (tmp_path / "t@2" / "adapter_model.safetensors").write_text("something else")
+    with pytest.raises(AdapterRefused, match="is not the one that was registered"):
+        await hot_swap.promote("t@2", **world.rooms())
+    (tmp_path / "t@2" / "adapter_model.safetensors").unlink()
+    with pytest.raises(AdapterRefused, match="lacks its file"):
+        await hot_swap.promote("t@2", **world.rooms())
+    assert world.told == []
+
+
+async def test_a_name_is_written_once(world):
+    world.loaded["t@2"] = "/somewhere/else"
+    with pytest.raises(AdapterRefused, match="a name is written once"):
+        await hot_swap.promote("t@2", **world.rooms())
+
+
+async def test_an_adapter_that_is_loaded_already_is_not_loaded_again(world):
+    world.loaded["t@2"] = world.shelf["t@2"].path
+    await hot_swap.promote("t@2", **world.rooms())
+    assert world.told == ["flip t@2", "unload t@1"]
+
+
+async def test_the_champion_is_not_promoted_again(world):
+    with pytest.raises(Conflict, match="is the champion of task 't' already"):
+        await hot_swap.promote("t@1", **world.rooms())
+    with pytest.raises(NotFound):
+        await hot_swap.promote("t@9", **world.rooms())
+
+
+async def test_rolling_back_to_the_base_and_no_further(world):
+    task = await hot_swap.rollback("t", **world.rooms())
+    assert (task.champion, task.generation) == ("", 4)
+    assert world.told == ["flip ", "unload t@1"]
+    assert world.shelf["t@1"].status is AdapterStatus.RETIRED
+    with pytest.raises(Conflict, match="nothing to roll back to"):
+        await hot_swap.rollback("t", **world.rooms())
+
+
+async def test_rolling_back_loads_the_former_champion_first(world):
+    await hot_swap.promote("t@2", **world.rooms())
+    world.told.clear()
+    task = await hot_swap.rollback("t", **world.rooms())
+    assert task.champion == "t@1"
+    assert world.told == ["load t@1", "flip t@1", "unload t@2"]
+    assert world.shelf["t@1"].status is AdapterStatus.CHAMPION
+    assert world.events[-1].kind == "adapter.rolled_back"
+
+
+async def test_an_engine_that_cannot_unload_fails_nothing(world):
+    async def refuse(_name):
+        raise EngineUnavailable("away")
+
+    world.unload = refuse
+    task = await hot_swap.promote("t@2", **world.rooms())
+    assert task.champion == "t@2"
+
+
+async def test_an_adapter_that_became_champion_again_is_not_unloaded(world):
+    """While the old one drains, somebody rolls back to it."""
+    reports = []
+
+    async def live(_max_age_s):
+        if not reports:
+            reports.append("one look")
+            world.task = replace(world.task, champion="t@1", generation=world.task.generation + 1)
+        return []
+
+    world.live = live
+    await hot_swap.promote("t@2", **world.rooms())
+    assert "t@1" in world.loaded
+    assert world.events[-1].kind == "adapter.left_loaded"
+    assert "moved again" in world.events[-1].details["why"]
+
+
+async def test_a_store_that_is_away_after_the_flip_undoes_nothing(world):
+    async def refuse(*_args, **_kwargs):
+        raise StoreUnavailable("away")
+
+    world.set_status = world.add_event = world.live = refuse
+    task = await hot_swap.promote("t@2", **world.rooms())
+    assert task.champion == "t@2"
+    assert "t@2" in world.loaded

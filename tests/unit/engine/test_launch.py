@@ -1,0 +1,76 @@
+"""The command lines of engines."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.engine.launch import engine_command
+from server.settings import EngineSettings
+
+
+def options(command: list[str]) -> dict[str, list[str]]:
+    """Sort a command line by its options."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in command[3:]:
+        if word.startswith("--"):
+            name = word
+            found[name] = []
+        else:
+            found[name].append(word)
+    return found
+
+
+def test_the_local_engine_gets_every_limit():
+    settings = EngineSettings(model="/m", model_name="tiny", max_lora_rank=8, threads=3, context_tokens=512)
+    command, environment = engine_command(settings, 1234)
+    assert command[:3] == [sys.executable, "-m", "local_engine"]
+    given = options(command)
+    assert given["--model"] == ["/m"]
+    assert given["--served-model-name"] == ["tiny"]
+    assert given["--host"] == ["127.0.0.1"]
+    assert given["--port"] == ["1234"]
+    assert given["--max-lora-rank"] == ["8"]
+    assert given["--context-length"] == ["512"]
+    assert given["--max-running-requests"] == ["64"]
+    assert given["--max-loaded-loras"] == ["12"]
+    assert given["--threads"] == ["3"]
+    assert given["--lora-target-modules"] == list(settings.lora_target_modules)
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert Path(environment["PYTHONPATH"].partition(":")[0], "local_engine").is_dir()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_sglang_gets_lora_flags_from_the_settings(device: str):
+    settings = EngineSettings(
+        kind="sglang",
+        model="/m",
+        device=device,
+        max_lora_rank=32,
+        max_loras_per_batch=3,
+        sglang_python="/env/bin/python",
+    )
+    command, environment = engine_command(settings, 1234)
+    assert command[:3] == ["/env/bin/python", "-m", "sglang.launch_server"]
+    given = options(command)
+    assert given["--host"] == ["127.0.0.1"]
+    assert given["--enable-lora"] == given["--lora-strict-loading"] == given["--sleep-on-idle"] == []
+    assert given["--max-lora-rank"] == ["32"]
+    assert given["--max-loras-per-batch"] == ["3"]
+    assert given["--max-loaded-loras"] == ["12"]
+    assert given["--lora-target-modules"] == list(settings.lora_target_modules)
+    assert given["--tool-call-parser"] == ["qwen25"]
+    assert given["--dtype"] == ["float32"]
+    assert ("--lora-backend" in given) == (device == "cpu")
+    assert ("SGLANG_USE_CPU_ENGINE" in environment) == (device == "cpu")
+
+
+def test_the_interpreter_of_sglang_is_not_resolved_out_of_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    command, _ = engine_command(EngineSettings(kind="sglang", sglang_python="bin/python"), 1)
+    assert command[0] == str(tmp_path / "bin/python")

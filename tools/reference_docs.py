@@ -1,0 +1,147 @@
+"""Writes docs/api.md and docs/verifiers.md from the code that they describe.
+
+`make docs` runs it; a test keeps both pages in step.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from server.api.fields import FIELDS
+from server.api.rest.application import build_rest
+from server.errors import MulliganError
+from verifiers.registry import kinds
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MARK = "<!-- Made by tools/reference_docs.py (`make docs`). Do not edit. -->\n\n"
+
+CHAT = """# The API
+
+`POST /v1/chat/completions` is OpenAI's, whole and streamed; the other routes under `/v1` are OpenAI's models and our
+own REST surface. A running server shows the latter's schemas at `/docs` and `/openapi.json`. Every request but the
+public ones carries `Authorization: Bearer mk-...`.
+
+## What becomes of each field of a chat request
+
+A field that is not in this table is a 400 that names it; only what is sent to the engine reaches it. Fields that OpenAI
+does not have go into the SDK's `extra_body`.
+
+"""
+
+OURS = """
+## Ours, in `extra_body`
+
+```python
+client.chat.completions.create(
+    model="sql",  # a task; or the base model with `task` beside it
+    messages=[...],
+    extra_body={
+        "verifiers": [
+            "shape",  # a registered verifier: the version that the task pins, else the latest
+            "shape@2",  # this version
+            {"name": "countdown", "args": {"numbers": [3, 5, 2], "target": 21}},
+            {"kind": "regex", "config": {"pattern": "^SELECT"}, "when": {"answer": "text"}},  # inline
+        ],
+        "verify": "enforce",  # off | observe | enforce
+        "retry": {
+            "max_retries": 2,
+            "max_seconds": 20,
+            "max_total_tokens": 4000,
+            "reflection_max_tokens": 256,
+            "show": "verdict",  # or "reason": what of a verdict the model is shown
+            "on_failure": "return_last",  # or "error": 422
+            "on_abstain": "return",  # or "error": 422
+        },
+    },
+)
+```
+
+All verifiers have to pass. `when` says when one applies: `answer` is `text` or `tool_call`, `last_role` is `user` or
+`tool`; else its verdict is `skipped`. At most 16 verifiers a request, inline configurations of at most 64 KiB; inline
+`python` needs the scope `verifiers`.
+
+The response carries `mulligan`: `episode_id`, `outcome`, `adapter`, `attempts` (`number`, `verdict`, `score`, `reason`,
+`verdicts` of the single verifiers, `usage`) and `reflections` (`attempt`, `text`, `usage`).
+"""
+
+STREAMS = """
+## Streams
+
+With enforcing verifiers, `stream: true` holds the answer until it is verified; comments keep the connection alive
+meanwhile, and `stream_options: {"include_attempts": true}` shows failed attempts and reflections as `reasoning_content`
+deltas as they come. `unverified_stream: true` asks for live tokens instead, with the verdict in the last chunk. Without
+verifiers the engine's chunks pass through untouched but for the last, which carries `mulligan`.
+
+## Headers
+
+`x-mulligan-episode`, `x-mulligan-outcome` and `x-mulligan-adapter` say what `mulligan` in the body says (in a stream
+that has begun, the outcome is in the last chunk); `x-request-id` is on every response; `retry-after` on 429 and 503.
+
+## Errors
+
+OpenAI's envelope, `{"error": {"message", "type", "param", "code"}}`, everywhere.
+
+"""
+
+
+def render_api() -> str:
+    """Render the page of the API: fields, streams, errors, routes."""
+    rows = [
+        f"| `{name}` | {field.use}{' (ours)' if field.ours else ''} | {field.reason} |"
+        for name, field in FIELDS.items()
+    ]
+    fields = "\n".join(["| field | what becomes of it | note |", "|---|---|---|", *rows])
+    return (
+        MARK + CHAT + fields + "\n" + OURS + STREAMS + _render_errors() + "\n\n## Routes\n\n" + _render_routes() + "\n"
+    )
+
+
+def _render_errors() -> str:
+    errors = sorted(MulliganError.__subclasses__(), key=lambda error: (error.status, error.__name__))
+    rows = [
+        f"| {error.status} | `{error.type}` | `{error.code or 'null, or the flaw'}` | {_first_line(error.__doc__)} |"
+        for error in errors
+        if error.status != MulliganError.status
+    ]
+    return "\n".join(["| status | type | code | when |", "|---|---|---|---|", *rows])
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
+
+
+def _render_routes() -> str:
+    rows = [
+        f"| `{method.upper()} {path}` | {_first_line(route.get('description'))} |"
+        for path, methods in build_rest().openapi()["paths"].items()
+        for method, route in methods.items()
+    ]
+    return "\n".join(["| route | |", "|---|---|", *rows])
+
+
+def render_verifiers() -> str:
+    """Render the page of the kinds of verifiers."""
+    sections = [
+        "# Verifiers\n\nA kind has a configuration, which is part of a version and never changes, and arguments, which "
+        "come with each request. Both are checked against these schemas; `mulligan verifiers run` and "
+        "`POST /v1/verifiers/{name}/run` try one on a sample answer.\n"
+    ]
+    for kind in kinds().values():
+        sections.append(f"## `{kind.name}`\n\n{kind.summary}\n")
+        sections.append(_render_schema("Configuration", kind.config_schema))
+        sections.append(_render_schema("Arguments of a request", kind.args_schema))
+    return MARK + "\n".join(sections)
+
+
+def _render_schema(title: str, schema: Mapping[str, Any]) -> str:
+    return f"{title}:\n\n```json\n{json.dumps(schema, indent=2)}\n```\n"
+
+
+PAGES = {"api.md": render_api, "verifiers.md": render_verifiers}
+
+if __name__ == "__main__":
+    for name, render in PAGES.items():
+        (DOCS / name).write_text(render())
+        sys.stdout.write(f"written: {DOCS / name}\n")

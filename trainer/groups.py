@@ -1,0 +1,67 @@
+"""What a group of reflections says: its members' advantages, and how they are dealt to optimiser updates.
+
+Called by trainer.grpo. Plain numbers: no torch, no engine.
+"""
+
+import random
+import statistics
+from collections.abc import Sequence
+
+from trainer.samples import Member
+
+Weighed = tuple[Member, float]
+"""A member and its advantage."""
+
+
+def weigh_groups(members: Sequence[Member]) -> list[Weighed]:
+    """Give each member its advantage, normalised in its group; leave out what carries no signal.
+
+    Only fresh members with a verdict enter the mean and the deviation; logged members are measured against them.
+    """
+    groups: dict[int, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.group, []).append(member)
+    kept: list[Weighed] = []
+    for group in groups.values():
+        fresh = [member.reward for member in group if member.reward is not None and not member.logged]
+        if len(set(fresh)) < 2:
+            continue
+        mean, deviation = statistics.fmean(fresh), statistics.stdev(fresh)
+        kept += [(one, (one.reward - mean) / (deviation + 1e-4)) for one in group if one.reward is not None]
+    return kept
+
+
+def cut_updates(kept: Sequence[Weighed], size: int, parts: int, rng: random.Random) -> list[list[list[Weighed]]]:
+    """Deal whole groups at random to updates of about `size` members, each cut into `parts` forward passes.
+
+    Inside an update the members are sorted by their prompts' lengths, group by group: that changes nothing but how
+    much has to be padded and read twice.
+    """
+    groups: dict[int, list[Weighed]] = {}
+    for one in kept:
+        groups.setdefault(one[0].group, []).append(one)
+    dealt = rng.sample(list(groups.values()), len(groups))
+    count = max(1, min(len(dealt), round(len(kept) / size)))
+    updates = [dealt[i * len(dealt) // count : (i + 1) * len(dealt) // count] for i in range(count)]
+    return [_cut(sorted(update, key=lambda group: len(group[0][0].prompt_ids)), parts) for update in updates]
+
+
+def _cut(groups: list[list[Weighed]], parts: int) -> list[list[Weighed]]:
+    """Cut the members of some groups into `parts` lists of like size, keeping their order."""
+    members = [one for group in groups for one in group]
+    return [members[i * len(members) // parts : (i + 1) * len(members) // parts] for i in range(parts)]
+
+
+def describe_groups(members: Sequence[Member], kept: Sequence[Weighed]) -> dict[str, float]:
+    """Say in figures what was sampled and what of it carries signal."""
+    fresh = [member for member in members if not member.logged]
+    judged = [member.reward for member in fresh if member.reward is not None]
+    return {
+        "groups": len({member.group for member in members}),
+        "groups_kept": len({member.group for member, _ in kept}),
+        "members_kept": len(kept),
+        "logged_kept": sum(member.logged for member, _ in kept),
+        "abstained": len(fresh) - len(judged),
+        "reward": statistics.fmean(judged) if judged else 0.0,
+        "tokens": sum(len(member.token_ids) for member in fresh),
+    }

@@ -1,0 +1,87 @@
+"""What a verifier is and what it says. Used by the registry, the episode loop, training and the gate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+Request = Mapping[str, Any]
+"""What the verifier may see of the request: `messages` and `tools`, in OpenAI's shape."""
+
+Answer = Mapping[str, Any]
+"""An OpenAI assistant message: `content` (text or None) and `tool_calls` (a list, or absent)."""
+
+
+class Status(StrEnum):
+    """What a verdict can be."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ABSTAINED = "abstained"  # the verifier itself broke or timed out: says nothing about the answer
+    SKIPPED = "skipped"  # its binding's `when` does not apply to this request and answer
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one answer.
+
+    `score` lies in [0, 1]. `reason` may carry the reference, so it is shown to the model only where the task says
+    `show: reason` and `safe_for_model` is true. `stdout` is what user code printed, bounded.
+    """
+
+    status: Status
+    score: float
+    reason: str = ""
+    safe_for_model: bool = False
+    stdout: str = ""
+
+    @classmethod
+    def passed(cls, reason: str = "", score: float = 1.0, **more: Any) -> "Verdict":
+        """Build the verdict on an answer that is right."""
+        return cls(Status.PASSED, score, reason, **more)
+
+    @classmethod
+    def failed(cls, reason: str, score: float = 0.0, **more: Any) -> "Verdict":
+        """Build the verdict on an answer that is wrong."""
+        return cls(Status.FAILED, score, reason, **more)
+
+    @classmethod
+    def abstained(cls, reason: str, **more: Any) -> "Verdict":
+        """Build the verdict of a verifier that could not judge."""
+        return cls(Status.ABSTAINED, 0.0, reason, **more)
+
+
+class InvalidVerifier(ValueError):
+    """The configuration of a verifier cannot be compiled. `where` points at the place (a path, line or column)."""
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(message, where)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.message} (at {self.where})" if self.where else self.message
+
+
+class InvalidArgs(ValueError):
+    """Per-request arguments that do not fit the kind's schema. `where` is the path of the offending argument."""
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(message, where)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.message} (at {self.where})" if self.where else self.message
+
+
+class Verifier(Protocol):
+    """A compiled verifier: immutable, safe to share between requests.
+
+    `verify` returns `passed`, `failed` or `abstained`; it never raises for anything that an answer can contain.
+    It never blocks the event loop: work that may take longer than a millisecond is awaited elsewhere.
+    """
+
+    async def verify(self, request: Request, answer: Answer, args: Mapping[str, Any]) -> Verdict:
+        """Judge `answer` to `request`, with the per-request `args` that the client gave."""
+        ...

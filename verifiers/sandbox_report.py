@@ -1,0 +1,71 @@
+"""Turns what a sandbox worker reports into short, safe text. Called by `verifiers.sandbox` alone."""
+
+from pydantic_monty import MontyCrashedError, MontyError, MontyRuntimeError, MontySyntaxError
+
+STDOUT_CHARS = 4096
+MAX_PRINTED_CHARS = 1_000_000
+MAX_REASON_CHARS = 500
+MAX_FRAMES = 3
+_TIME_IS_UP = "TimeoutError: feed time limit exceeded"
+
+
+class Printed:
+    """Keeps the first STDOUT_CHARS that code prints, and stops code that prints a million."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._kept = 0
+        self._seen = 0
+
+    def __call__(self, _stream: str, text: str) -> None:
+        """Take what was printed.
+
+        Raises: MemoryError where it is too much; the code ends with it.
+        """
+        self._seen += len(text)
+        if self._kept < STDOUT_CHARS:
+            part = text[: STDOUT_CHARS - self._kept]
+            self._parts.append(part)
+            self._kept += len(part)
+        if self._seen > MAX_PRINTED_CHARS:
+            raise MemoryError(f"the code printed more than {MAX_PRINTED_CHARS:,} characters")
+
+    @property
+    def text(self) -> str:
+        """What was kept, with a mark where more was printed."""
+        kept = clean("".join(self._parts))
+        return f"{kept}\n[{self._seen - self._kept} more characters]" if self._seen > self._kept else kept
+
+
+def clean(text: str) -> str:
+    """Replace NUL characters, which databases refuse in text."""
+    return text.replace("\0", "\ufffd")
+
+
+def explain(error: Exception, lines: int) -> str:
+    """Say what went wrong, and where in the code's own `lines` lines."""
+    if isinstance(error, MontyCrashedError) and error.exit_status is not None:
+        return f"the sandbox's worker ended with status {error.exit_status}"
+    if isinstance(error, MontyCrashedError):
+        return "the code ran out of time or memory and was killed"
+    if not isinstance(error, MontyError):
+        return _shorten(f"the sandbox failed: {type(error).__name__}: {error}")
+    if not isinstance(error, MontyRuntimeError | MontySyntaxError):
+        return _shorten(str(error))
+    frames = [frame for frame in error.traceback() if frame.line <= lines]
+    steps = [f"line {frame.line} in {frame.function_name or '<module>'}" for frame in frames[-MAX_FRAMES:]]
+    message = _shorten(error.display("type-msg"))
+    if message.startswith(_TIME_IS_UP):
+        return "the code ran longer than its time"
+    return f"{message} ({', '.join(steps)})" if steps else message
+
+
+def place(error: MontyRuntimeError | MontySyntaxError) -> str | None:
+    """Say which line and column is to blame."""
+    frames = error.traceback()
+    return f"line {frames[-1].line} column {frames[-1].column}" if frames else None
+
+
+def _shorten(message: str) -> str:
+    message = clean(message)
+    return message if len(message) <= MAX_REASON_CHARS else f"{message[:MAX_REASON_CHARS]}..."

@@ -6,8 +6,8 @@ MulliganError
 ├── request: InvalidRequest 400, Unauthorized 401, Forbidden 403, NotFound 404, Conflict 409, TooLarge 413,
 │            TooManyRequests 429
 ├── verifier: VerificationFailed 422, VerificationAbstained 422
-├── engine: EngineUnavailable 503, EngineTimeout 504, EngineRefused 400, EngineBroken 502, AdapterMissing 503,
-│           AdapterRefused 400
+├── engine: EngineUnavailable 503, EngineTimeout 504, EngineRefused 400, EngineBroken 502, Unsupported 400,
+│           AdapterMissing 503, AdapterRefused 400
 ├── store: StoreUnavailable 503
 └── parts: PartFailed 500 (never in a request: a part of `mulligan up` would not start)
 """
@@ -111,6 +111,12 @@ class EngineBroken(MulliganError):
     """The engine answered with an error of its own, or with something that is not an answer."""
 
     status, type, code = 502, "server_error", "engine_error"
+
+
+class Unsupported(MulliganError):
+    """The engine that is running cannot do this at all; another one could."""
+
+    status, type, code = 400, "invalid_request_error", "unsupported_by_engine"
 
 
 class AdapterMissing(MulliganError):

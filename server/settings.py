@@ -33,6 +33,8 @@ class EngineSettings(BaseModel):
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
     tool_call_parser: str = "qwen25"
+    reasoning_parser: str = ""  # SGLang's: takes a model's thoughts out of its answer, as `reasoning_content`
+    images: bool = False  # whether the model reads image parts; where not, they are refused by name
     threads: int = Field(default=0, ge=0)  # CPU threads of a local engine; 0 = half the cores
     request_timeout_s: float = Field(default=600.0, gt=0)
     start_timeout_s: float = Field(default=300.0, gt=0)
@@ -52,7 +54,10 @@ class LimitSettings(BaseModel):
     body_max_bytes: int = Field(default=8 * 2**20, ge=1024)
     max_messages: int = Field(default=2048, ge=1)
     max_retries: int = Field(default=8, ge=0)
-    max_concurrent: int = Field(default=256, ge=1)  # episodes in flight in one process; past it 429
+    max_choices: int = Field(default=16, ge=1)  # the largest `n`
+    max_concurrent: int = Field(default=256, ge=1)  # episodes in flight in one process; past it requests wait
+    max_queued: int = Field(default=256, ge=0)  # requests that wait in one process; past it 429
+    queue_timeout_s: float = Field(default=30.0, gt=0)  # how long a request waits; past it 429
     deadline_s: float = Field(default=600.0, gt=0)
 
 

@@ -30,7 +30,7 @@ class Completion:
     prompt_ids: Sequence[int] = ()
     token_ids: Sequence[int] = ()
     logprobs: Sequence[float] = ()
-    choice_logprobs: Mapping[str, Any] | None = None  # OpenAI's `choices[].logprobs`, where asked for
+    choice_logprobs: Mapping[str, Any] | None = None  # `choices[].logprobs` of the API that was asked, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class EngineState:
 
     base_model: str  # the path or id that it was started with
     adapters: Mapping[str, str] = field(default_factory=dict)  # name -> path
+    images: bool = False  # whether the model reads image parts
 
 
 class Engine(Protocol):
@@ -51,6 +52,34 @@ class Engine(Protocol):
         never holds `model`, `stream` or `n`. Cancelling the await aborts the generation on the engine.
 
         Raises: EngineUnavailable, EngineTimeout, EngineRefused (a 400 of the engine), AdapterMissing.
+        """
+        ...
+
+    async def complete_text(self, body: Mapping[str, Any], adapter: str) -> Completion:
+        """Continue a raw text, without a chat template (OpenAI's `/v1/completions`).
+
+        `body` holds `prompt` (one text, or one list of token ids) and OpenAI's completion fields: `max_tokens` (16
+        where it is missing, as OpenAI says), `temperature`, `top_p`, `frequency_penalty`, `presence_penalty`,
+        `logit_bias`, `seed`, `stop`, `logprobs` (an integer from 0), `echo`, `stream_options`. It never holds `model`,
+        `stream`, `n`, `best_of` or `suffix`: SGLang ignores the last two without a word.
+
+        `message["content"]` is the text, after the prompt's own where `echo` asks for it. `choice_logprobs` is the
+        completions API's object (`tokens`, `token_logprobs`, `top_logprobs`; SGLang fills `text_offset` with -1).
+        Cancelling the await aborts the generation on the engine.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineRefused (also for token ids that the model does not have),
+            AdapterMissing.
+        """
+        ...
+
+    def stream_text(self, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
+        """Yield the SSE payloads of a raw text completion, untouched; fields and errors as `complete_text`."""
+        ...
+
+    async def embed(self, body: Mapping[str, Any]) -> bytes:
+        """Give the engine's own answer (JSON) to an OpenAI embeddings request; `body` never holds `model`.
+
+        Raises: Unsupported where the engine serves no embeddings, EngineUnavailable, EngineTimeout, EngineRefused.
         """
         ...
 

@@ -46,6 +46,7 @@ def _sglang_command(settings: EngineSettings, port: int) -> tuple[list[str], dic
         *("--context-length", str(settings.context_tokens)),
         *("--max-running-requests", str(settings.max_running_requests)),
         *("--tool-call-parser", settings.tool_call_parser),
+        *(("--reasoning-parser", settings.reasoning_parser) if settings.reasoning_parser else ()),
         # One slot of a batch is the base's own, and rank and modules fix the pool that adapters must fit.
         *("--enable-lora", "--lora-strict-loading"),
         *("--max-lora-rank", str(settings.max_lora_rank)),

@@ -7,7 +7,7 @@ silently when it is named again, so names that were unloaded here are not sent a
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +35,8 @@ _HEALTH_TIMEOUT_S = 10.0
 _IDLE_TIMEOUT_S = 4.0
 _LAST_REPLY_S = 0.1
 
+_MakePayload = Callable[[Mapping[str, Any], str], dict[str, Any]]
+
 
 class SGLangEngine:
     """Implements `Engine`. `model_name` is the id under which the engine serves the plain base model."""
@@ -51,7 +53,7 @@ class SGLangEngine:
 
         Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
         """
-        payload = self._chat_payload(body, adapter)
+        payload = self._payload(body, adapter)
         may_call = bool(body.get("tools")) and body.get("tool_choice") != "none"
         if with_tokens:
             payload |= {"logprobs": True, "return_meta_info": True}
@@ -99,33 +101,43 @@ class SGLangEngine:
             logprobs=[logprob for logprob, *_ in info.output_token_logprobs],
         )
 
-    async def stream(self, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
+    async def complete_text(self, body: Mapping[str, Any], adapter: str) -> Completion:
+        """Continue a raw text; see `Engine.complete_text`.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
+        """
+        payload = self._text_payload(body, adapter)
+        raw = await self._abortable(payload["rid"], self._post("/v1/completions", payload, adapter))
+        reply = wire.decode_completion(raw)
+        choice = reply.choices[0]
+        return Completion(
+            message={"role": "assistant", "content": choice.text},
+            finish_reason=choice.finish_reason,
+            usage=Usage(reply.usage.prompt_tokens, reply.usage.completion_tokens),
+            choice_logprobs=choice.logprobs,
+        )
+
+    def stream(self, body: Mapping[str, Any], adapter: str) -> AsyncGenerator[bytes, None]:
         """Yield the payloads of the engine's events; see `Engine.stream`.
 
         Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
         """
-        payload = {**self._chat_payload(body, adapter), "stream": True}
-        builder = self._request("POST", "/v1/chat/completions").body_bytes(msgspec.json.encode(payload))
-        done = False
-        try:
-            async with builder.streamed_read_buffer_limit(0).build_streamed() as response:
-                if response.status != 200:
-                    raise wire.to_error(response.status, bytes(await response.bytes()), adapter)
-                events = wire.EventReader()
-                while (chunk := await response.body_reader.read_chunk()) is not None:
-                    for event in events.push(bytes(chunk)):
-                        yield event
-                done = events.done
-            if not done:
-                raise EngineBroken("the engine ended a stream before its answer was complete")
-        except MulliganError:
-            done = True
-            raise
-        except PyreqwestError as error:
-            raise _to_transport_error(error) from error
-        finally:
-            if not done:
-                self._abort_later(payload["rid"])
+        return self._stream("/v1/chat/completions", self._payload, body, adapter)
+
+    def stream_text(self, body: Mapping[str, Any], adapter: str) -> AsyncGenerator[bytes, None]:
+        """Yield the payloads of a raw text completion; see `Engine.stream_text`.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
+        """
+        return self._stream("/v1/completions", self._text_payload, body, adapter)
+
+    async def embed(self, body: Mapping[str, Any]) -> bytes:
+        """Give the engine's answer to an embeddings request; see `Engine.embed`.
+
+        Raises: Unsupported, EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken.
+        """
+        payload = {**wire.given(body), "model": self._model_name, "rid": uuid.uuid4().hex}
+        return await self._abortable(payload["rid"], self._post_embeddings(payload))
 
     async def state(self) -> EngineState:
         """Say what is served. Raises: EngineUnavailable, EngineTimeout, EngineBroken."""
@@ -161,10 +173,42 @@ class SGLangEngine:
         # pyreqwest's own thread may still be letting go of the last reply; a process that exits meanwhile is aborted.
         await asyncio.sleep(_LAST_REPLY_S)
 
-    def _chat_payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
+    async def _stream(
+        self, path: str, make_payload: _MakePayload, body: Mapping[str, Any], adapter: str
+    ) -> AsyncGenerator[bytes, None]:
+        payload = {**make_payload(body, adapter), "stream": True}
+        builder = self._request("POST", path).body_bytes(msgspec.json.encode(payload))
+        done = False
+        try:
+            async with builder.streamed_read_buffer_limit(0).build_streamed() as response:
+                if response.status != 200:
+                    raise wire.to_error(response.status, bytes(await response.bytes()), adapter)
+                events = wire.EventReader()
+                while (chunk := await response.body_reader.read_chunk()) is not None:
+                    for event in events.push(bytes(chunk)):
+                        yield event
+                done = events.done
+            if not done:
+                raise EngineBroken("the engine ended a stream before its answer was complete")
+        except MulliganError:
+            done = True
+            raise
+        except PyreqwestError as error:
+            raise _to_transport_error(error) from error
+        finally:
+            if not done:
+                self._abort_later(payload["rid"])
+
+    def _payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
         self._check_adapter(adapter)
         model = f"{self._model_name}:{adapter}" if adapter else self._model_name
         return {**wire.NEUTRAL_SAMPLING, **wire.given(body), "model": model, "rid": uuid.uuid4().hex}
+
+    def _text_payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
+        payload = {"max_tokens": wire.TEXT_TOKENS, **self._payload(body, adapter)}
+        if not isinstance(payload["prompt"], str):
+            payload["logit_bias"] = wire.name_ids(payload["prompt"], payload.get("logit_bias"))
+        return payload
 
     def _check_adapter(self, adapter: str) -> None:
         if adapter in self._unloaded:
@@ -202,18 +246,26 @@ class SGLangEngine:
             return  # an engine that is away generates nothing
 
     async def _post_adapter(self, path: str, payload: Mapping[str, Any]) -> wire.AdapterReply:
-        response = await self._send(self._request("POST", path).body_bytes(msgspec.json.encode(payload)))
-        raw = bytes(await response.bytes())
-        if response.status not in (200, 400):
-            raise wire.to_error(response.status, raw)
+        status, raw = await self._exchange(path, payload)
+        if status not in (200, 400):
+            raise wire.to_error(status, raw)
         return wire.decode_adapter_reply(raw)
 
     async def _post(self, path: str, payload: Mapping[str, Any], adapter: str = "") -> bytes:
-        response = await self._send(self._request("POST", path).body_bytes(msgspec.json.encode(payload)))
-        raw = bytes(await response.bytes())
-        if response.status != 200:
-            raise wire.to_error(response.status, raw, adapter)
+        status, raw = await self._exchange(path, payload)
+        if status != 200:
+            raise wire.to_error(status, raw, adapter)
         return raw
+
+    async def _post_embeddings(self, payload: Mapping[str, Any]) -> bytes:
+        status, raw = await self._exchange("/v1/embeddings", payload)
+        if status != 200:
+            raise wire.to_embedding_error(status, raw)
+        return raw
+
+    async def _exchange(self, path: str, payload: Mapping[str, Any]) -> tuple[int, bytes]:
+        response = await self._send(self._request("POST", path).body_bytes(msgspec.json.encode(payload)))
+        return response.status, bytes(await response.bytes())
 
     async def _get(self, path: str) -> bytes:
         try:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from server.engine.base import EngineState
-from server.errors import AdapterMissing, EngineBroken, EngineRefused, EngineUnavailable, MulliganError
+from server.errors import AdapterMissing, EngineBroken, EngineRefused, EngineUnavailable, MulliganError, Unsupported
 
 NEUTRAL_SAMPLING: Mapping[str, Any] = {
     "temperature": 1.0,
@@ -21,6 +21,9 @@ NEUTRAL_SAMPLING: Mapping[str, Any] = {
     "presence_penalty": 0.0,
 }
 """What is sent where a request is silent: otherwise SGLang applies the defaults in the model's folder."""
+
+TEXT_TOKENS = 16
+"""How long a raw text completion gets where nothing is said: OpenAI's default, sent so that no engine's own applies."""
 
 _Shape = TypeVar("_Shape")
 
@@ -60,6 +63,21 @@ class ChatReply(msgspec.Struct):
     usage: ChatUsage
 
 
+class TextChoice(msgspec.Struct):
+    """A choice of a raw text completion."""
+
+    text: str
+    finish_reason: str
+    logprobs: dict[str, Any] | None = None
+
+
+class TextReply(msgspec.Struct):
+    """A raw text completion."""
+
+    choices: list[TextChoice]
+    usage: ChatUsage
+
+
 class GenerationReply(msgspec.Struct):
     """What `/generate` gives for one prompt."""
 
@@ -75,12 +93,13 @@ class AdapterReply(msgspec.Struct):
     error_message: str = ""
 
 
-class _TextReply(msgspec.Struct):
+class _Detokenized(msgspec.Struct):
     text: str
 
 
 class _ModelInfo(msgspec.Struct):
     model_path: str
+    has_image_understanding: bool = False
 
 
 class _ModelCard(msgspec.Struct):
@@ -98,13 +117,27 @@ def given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def name_ids(prompt: Sequence[int], bias: Mapping[str, float] | None) -> dict[str, float]:
+    """Make a `logit_bias` that names the lowest and the highest token id of a prompt, and changes nothing by it.
+
+    SGLang does not look at the ids of a prompt: one that the model does not have kills the whole engine. It does check
+    those of `logit_bias`, before anything is computed.
+    """
+    named = {str(token): 0.0 for token in (min(prompt), max(prompt))} if prompt else {}
+    return {**named, **(bias or {})}
+
+
 def decode_chat(raw: bytes) -> ChatReply:
     """Read a chat completion. Raises: EngineBroken, also where the engine aborted it."""
     reply = _decode(raw, ChatReply)
-    if not reply.choices:
-        raise EngineBroken("the engine's answer has no choices")
-    if reply.choices[0].finish_reason == "abort":
-        raise EngineBroken("the engine aborted the answer")
+    _check_choices(reply.choices)
+    return reply
+
+
+def decode_completion(raw: bytes) -> TextReply:
+    """Read a raw text completion. Raises: EngineBroken, also where the engine aborted it."""
+    reply = _decode(raw, TextReply)
+    _check_choices(reply.choices)
     return reply
 
 
@@ -128,15 +161,17 @@ def decode_adapter_reply(raw: bytes) -> AdapterReply:
 
 def decode_text(raw: bytes) -> str:
     """Read what `/detokenize` gave. Raises: EngineBroken."""
-    return _decode(raw, _TextReply).text
+    return _decode(raw, _Detokenized).text
 
 
 def read_state(info: bytes, models: bytes) -> EngineState:
     """Read what is served. Raises: EngineBroken."""
     cards = _decode(models, _ModelList).data
+    model = _decode(info, _ModelInfo)
     return EngineState(
-        base_model=_decode(info, _ModelInfo).model_path,
+        base_model=model.model_path,
         adapters={card.id: card.root for card in cards if card.parent is not None},
+        images=model.has_image_understanding,
     )
 
 
@@ -169,7 +204,25 @@ def to_error(status: int, raw: bytes, adapter: str = "") -> MulliganError:
         return EngineBroken(f"the engine answered {status}: {message}")
     if adapter and "lora" in message.lower() and "loaded" in message.lower():
         return AdapterMissing(f"adapter {adapter} is not loaded in the engine")
+    if message.startswith(("logit_bias must has keys", "logit_bias must have keys")):
+        return EngineRefused(f"a token id of the prompt or of logit_bias is not in the vocabulary ({message})")
     return EngineRefused(message)
+
+
+def to_embedding_error(status: int, raw: bytes) -> MulliganError:
+    """Make an error of what is no embedding: an engine without them has no such path, or says so."""
+    if status == 404 or (status == 400 and "not appear to be an embedding model" in _error_message(raw)):
+        return Unsupported(
+            "the engine serves no embeddings: send this to a server whose engine was started with an embedding model"
+        )
+    return to_error(status, raw)
+
+
+def _check_choices(choices: Sequence[Choice | TextChoice]) -> None:
+    if not choices:
+        raise EngineBroken("the engine's answer has no choices")
+    if choices[0].finish_reason == "abort":
+        raise EngineBroken("the engine aborted the answer")
 
 
 def _error_message(raw: bytes) -> str:

@@ -64,6 +64,13 @@ def test_sglang_gets_lora_flags_from_the_settings(device: str):
     assert given["--dtype"] == ["float32"]
     assert ("--lora-backend" in given) == (device == "cpu")
     assert ("SGLANG_USE_CPU_ENGINE" in environment) == (device == "cpu")
+    assert "--reasoning-parser" not in given
+
+
+def test_sglang_takes_thoughts_out_of_answers_where_told_how():
+    settings = EngineSettings(kind="sglang", model="/m", device="cpu", reasoning_parser="qwen3")
+    command, _ = engine_command(settings, 1234)
+    assert options(command)["--reasoning-parser"] == ["qwen3"]
 
 
 def test_the_interpreter_of_sglang_is_not_resolved_out_of_its_environment(

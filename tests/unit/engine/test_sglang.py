@@ -7,11 +7,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from server.domain import Usage
 from server.engine.sglang import SGLangEngine
-from server.errors import AdapterMissing, AdapterRefused, EngineBroken, EngineRefused, EngineTimeout, EngineUnavailable
+from server.errors import (
+    AdapterMissing,
+    AdapterRefused,
+    EngineBroken,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnavailable,
+    Unsupported,
+)
 from tests.unit.engine.wire_server import Answer, read_request, reply, serve, serve_replies
 
-CHAT = "/v1/chat/completions"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}], "seed": None}
 
 
@@ -79,6 +88,105 @@ async def test_continuing_sends_the_tokens_and_every_sampling_parameter():
     assert (list(answer.token_ids), list(answer.logprobs), answer.finish_reason) == ([9], [-0.5], "stop")
 
 
+def completion(**choice: object) -> bytes:
+    filled = {"index": 0, "text": "ho", "logprobs": None, "finish_reason": "stop", "matched_stop": 7, **choice}
+    return reply(json.dumps({"choices": [filled], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}).encode())
+
+
+async def test_a_raw_text_is_sent_with_every_sampling_parameter():
+    rows = {"tokens": ["ho"], "token_logprobs": [-0.5], "top_logprobs": [], "text_offset": [-1]}
+    async with engine_with({TEXT: completion(logprobs=rows)}) as (engine, seen):
+        answer = await engine.complete_text({"prompt": "hi", "temperature": 0.5, "logprobs": 0, "seed": None}, "sql@1")
+    sent = json.loads(seen[0][1])
+    assert sent.pop("rid")
+    assert sent == {
+        "prompt": "hi",
+        "logprobs": 0,
+        "model": "base:sql@1",
+        "max_tokens": 16,
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+    }
+    assert answer.message == {"role": "assistant", "content": "ho"}
+    assert (answer.finish_reason, answer.usage, answer.choice_logprobs) == ("stop", Usage(3, 2), rows)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_engine_is_made_to_check_the_ids_of_a_prompt(streamed: bool):
+    refusal = b'{"message": "logit_bias must has keys in [0, 270], got 99999."}'
+    async with engine_with({TEXT: reply(refusal, 400)}) as (engine, seen):
+        body = {"prompt": [5, 99999, 3], "logit_bias": {"5": 1.5, "3": 2.0}}
+        asking = anext(engine.stream_text(body, "")) if streamed else engine.complete_text(body, "")
+        with pytest.raises(EngineRefused, match="token id of the prompt"):
+            await asking
+    assert json.loads(seen[0][1])["logit_bias"] == {"3": 2.0, "99999": 0.0, "5": 1.5}
+    assert body["logit_bias"] == {"5": 1.5, "3": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (completion(finish_reason="abort"), EngineBroken),
+        (completion(text=None), EngineBroken),
+        (reply(b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'), EngineBroken),
+        (reply(b'{"message": "Got LoRA adapter that has never been loaded: sql@1"}', 400), AdapterMissing),
+        (reply(b'{"message": "Prompt cannot be empty"}', 400), EngineRefused),
+    ],
+)
+async def test_replies_that_are_no_text(raw: bytes, error: type[Exception]):
+    async with engine_with({TEXT: raw}) as (engine, _):
+        with pytest.raises(error):
+            await engine.complete_text({"prompt": "hi"}, "sql@1")
+
+
+async def test_embeddings_pass_through():
+    vectors = b'{"object":"list", "data": [{"embedding": [0.5]}]}'
+    async with engine_with({"/v1/embeddings": reply(vectors)}) as (engine, seen):
+        assert await engine.embed({"input": ["hi"], "dimensions": None}) == vectors
+    sent = json.loads(seen[0][1])
+    assert sent.pop("rid")
+    assert sent == {"model": "base", "input": ["hi"]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (reply(b'{"message": "no POST /v1/embeddings"}', 404), Unsupported),
+        (reply(b'{"message": "This model does not appear to be an embedding model by default."}', 400), Unsupported),
+        (reply(b'{"message": "Input cannot be empty"}', 400), EngineRefused),
+        (reply(b"", 500), EngineBroken),
+        (reply(b"", 503), EngineUnavailable),
+    ],
+)
+async def test_replies_that_are_no_embeddings(raw: bytes, error: type[Exception]):
+    async with engine_with({"/v1/embeddings": raw}) as (engine, _):
+        with pytest.raises(error):
+            await engine.embed({"input": "hi"})
+
+
+async def test_thoughts_pass_through():
+    message = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2", "tool_calls": None}
+    async with engine_with({CHAT: chat(message=message)}) as (engine, _):
+        answer = await engine.complete(BODY, "")
+    assert answer.message == {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
+
+
+async def test_images_pass_untouched():
+    parts = [
+        {"type": "text", "text": "what is it?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+    ]
+    messages = [{"role": "user", "content": parts}]
+    async with engine_with({CHAT: chat()}) as (engine, seen):
+        await engine.complete({"messages": messages}, "")
+    assert json.loads(seen[0][1])["messages"] == messages
+
+
 async def test_gets_back_the_text_of_a_call_that_the_engine_dropped():
     raw = 'Sure. <tool_call>\n{"name": "f", "arguments": {\n</tool_call>'
     dropped = chat(message={"role": "assistant", "content": "Sure."}, response_token_ids=[1, 2, 3, 7])
@@ -101,6 +209,10 @@ async def test_a_name_that_was_unloaded_is_not_sent_again():
             await engine.complete(BODY, "sql@1")
         with pytest.raises(AdapterMissing):
             await anext(engine.stream(BODY, "sql@1"))
+        with pytest.raises(AdapterMissing):
+            await engine.complete_text({"prompt": "hi"}, "sql@1")
+        with pytest.raises(AdapterMissing):
+            await anext(engine.stream_text({"prompt": "hi"}, "sql@1"))
         assert [path for path, _ in seen] == ["/unload_lora_adapter"]
         await engine.load_adapter("sql@1", "/somewhere")
         assert (await engine.complete(BODY, "sql@1")).message["content"] == "ho"
@@ -152,6 +264,9 @@ async def test_an_engine_that_is_down():
         engine.state(),
         engine.load_adapter("a", "b"),
         anext(engine.stream(BODY, "")),
+        engine.complete_text({"prompt": "hi"}, ""),
+        anext(engine.stream_text({"prompt": "hi"}, "")),
+        engine.embed({"input": "hi"}),
     ):
         with pytest.raises(EngineUnavailable):
             await call
@@ -195,8 +310,8 @@ async def test_silence_is_a_timeout_and_aborts(with_head: bool):
     assert len(aborted) == 1
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_cancelling_aborts_on_the_engine(streamed: bool):
+@pytest.mark.parametrize("how", ["complete", "stream", "complete_text", "stream_text", "embed"])
+async def test_cancelling_aborts_on_the_engine(how: str):
     sent: list[str] = []
     aborted: list[str] = []
     begun = asyncio.Event()
@@ -212,9 +327,17 @@ async def test_cancelling_aborts_on_the_engine(streamed: bool):
         await asyncio.sleep(30)
 
     async def ask(engine: SGLangEngine) -> None:
-        if streamed:
-            await anext(engine.stream(BODY, ""))
-        await engine.complete(BODY, "")
+        match how:
+            case "complete":
+                await engine.complete(BODY, "")
+            case "stream":
+                await anext(engine.stream(BODY, ""))
+            case "complete_text":
+                await engine.complete_text({"prompt": "hi"}, "")
+            case "stream_text":
+                await anext(engine.stream_text({"prompt": "hi"}, ""))
+            case "embed":
+                await engine.embed({"input": "hi"})
 
     async with engine_at(answer) as engine:
         task = asyncio.create_task(ask(engine))
@@ -239,6 +362,7 @@ async def test_streams_payloads_untouched_however_they_are_cut():
 
     async with engine_at(answer) as engine:
         assert [payload async for payload in engine.stream(BODY, "")] == payloads
+        assert [payload async for payload in engine.stream_text({"prompt": "hi"}, "")] == payloads
 
 
 async def test_a_stream_that_ends_early_is_broken():
@@ -279,7 +403,10 @@ async def test_reads_what_is_served():
     replies = {"/model_info": reply(b'{"model_path": "/m"}'), "/v1/models": reply(json.dumps(models).encode())}
     async with engine_with(replies) as (engine, _):
         state = await engine.state()
-    assert (state.base_model, state.adapters) == ("/m", {"a@1": "/a"})
+    assert (state.base_model, state.adapters, state.images) == ("/m", {"a@1": "/a"}, False)
+    replies["/model_info"] = reply(b'{"model_path": "/m", "has_image_understanding": true}')
+    async with engine_with(replies) as (engine, _):
+        assert (await engine.state()).images
 
 
 async def test_a_read_is_repeated_once_on_a_stale_connection():

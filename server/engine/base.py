@@ -77,9 +77,13 @@ class Engine(Protocol):
         ...
 
     async def embed(self, body: Mapping[str, Any]) -> bytes:
-        """Give the engine's own answer (JSON) to an OpenAI embeddings request; `body` never holds `model`.
+        """Give the engine's own answer (JSON) to an OpenAI embeddings request.
 
-        Raises: Unsupported where the engine serves no embeddings, EngineUnavailable, EngineTimeout, EngineRefused.
+        `body` holds `input` (a text or a list of texts), `encoding_format`, `dimensions`; never `model`. Cancelling
+        the await closes the connection; there is nothing to abort.
+
+        Raises: Unsupported where the engine serves no embeddings or `input` holds token ids, EngineUnavailable,
+            EngineTimeout, EngineRefused.
         """
         ...
 

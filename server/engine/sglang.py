@@ -136,8 +136,12 @@ class SGLangEngine:
 
         Raises: Unsupported, EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken.
         """
-        payload = {**wire.given(body), "model": self._model_name, "rid": uuid.uuid4().hex}
-        return await self._abortable(payload["rid"], self._post_embeddings(payload))
+        wire.check_inputs(body.get("input"))
+        # Without an id to abort by: SGLang takes one only a single input, and one pass is soon over.
+        status, raw = await self._exchange("/v1/embeddings", {**wire.given(body), "model": self._model_name})
+        if status != 200:
+            raise wire.to_embedding_error(status, raw)
+        return raw
 
     async def state(self) -> EngineState:
         """Say what is served. Raises: EngineUnavailable, EngineTimeout, EngineBroken."""
@@ -255,12 +259,6 @@ class SGLangEngine:
         status, raw = await self._exchange(path, payload)
         if status != 200:
             raise wire.to_error(status, raw, adapter)
-        return raw
-
-    async def _post_embeddings(self, payload: Mapping[str, Any]) -> bytes:
-        status, raw = await self._exchange("/v1/embeddings", payload)
-        if status != 200:
-            raise wire.to_embedding_error(status, raw)
         return raw
 
     async def _exchange(self, path: str, payload: Mapping[str, Any]) -> tuple[int, bytes]:

@@ -127,6 +127,15 @@ def name_ids(prompt: Sequence[int], bias: Mapping[str, float] | None) -> dict[st
     return {**named, **(bias or {})}
 
 
+def check_inputs(inputs: Any) -> None:
+    """Refuse token ids as the input of embeddings: nothing checks them, and one too high kills the whole engine.
+
+    Raises: Unsupported.
+    """
+    if isinstance(inputs, list) and any(not isinstance(text, str) for text in inputs):
+        raise Unsupported("embeddings are made of texts only: send strings instead of token ids", "input")
+
+
 def decode_chat(raw: bytes) -> ChatReply:
     """Read a chat completion. Raises: EngineBroken, also where the engine aborted it."""
     reply = _decode(raw, ChatReply)

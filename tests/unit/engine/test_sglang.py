@@ -148,9 +148,15 @@ async def test_embeddings_pass_through():
     vectors = b'{"object":"list", "data": [{"embedding": [0.5]}]}'
     async with engine_with({"/v1/embeddings": reply(vectors)}) as (engine, seen):
         assert await engine.embed({"input": ["hi"], "dimensions": None}) == vectors
-    sent = json.loads(seen[0][1])
-    assert sent.pop("rid")
-    assert sent == {"model": "base", "input": ["hi"]}
+    assert json.loads(seen[0][1]) == {"model": "base", "input": ["hi"]}
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[1], [2]], ["hi", 1]])
+async def test_token_ids_are_never_embedded(tokens: list):
+    async with engine_with({}) as (engine, seen):
+        with pytest.raises(Unsupported) as refused:
+            await engine.embed({"input": tokens})
+    assert (refused.value.param, seen) == ("input", [])
 
 
 @pytest.mark.parametrize(
@@ -310,7 +316,7 @@ async def test_silence_is_a_timeout_and_aborts(with_head: bool):
     assert len(aborted) == 1
 
 
-@pytest.mark.parametrize("how", ["complete", "stream", "complete_text", "stream_text", "embed"])
+@pytest.mark.parametrize("how", ["complete", "stream", "complete_text", "stream_text"])
 async def test_cancelling_aborts_on_the_engine(how: str):
     sent: list[str] = []
     aborted: list[str] = []
@@ -336,8 +342,6 @@ async def test_cancelling_aborts_on_the_engine(how: str):
                 await engine.complete_text({"prompt": "hi"}, "")
             case "stream_text":
                 await anext(engine.stream_text({"prompt": "hi"}, ""))
-            case "embed":
-                await engine.embed({"input": "hi"})
 
     async with engine_at(answer) as engine:
         task = asyncio.create_task(ask(engine))

@@ -106,7 +106,9 @@ async def _open_context(settings: Settings, open_engine: OpenEngine, stack: Asyn
         doorbell=doorbell,
         keyring=Keyring(keys),
         roster=Roster(tasks, verifiers),
-        traffic=Traffic(settings.limits.max_concurrent),
+        traffic=Traffic(
+            settings.limits.max_concurrent, settings.limits.max_queued, settings.limits.queue_timeout_s
+        ),
         readiness=Readiness(),
     )
 

@@ -1,6 +1,6 @@
 """Parses the body of a chat request into what the server applies and what the engine is sent.
 
-Called by `server.api.chat` and nothing else. Every wrong field is named in the error; nothing is let through to the
+Called by the surfaces and nothing else. Every wrong field is named in the error; nothing is let through to the
 engine that `server.api.fields` does not name.
 """
 
@@ -79,7 +79,7 @@ class ChatRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
+    n: _Count | None = None
     store: bool | None = None
     task: _Text | None = None
     verifiers: list[str | RequestVerifier] | None = None
@@ -186,8 +186,8 @@ def _check_values(request: ChatRequest, limits: LimitSettings) -> None:
         value = getattr(request, name)
         if value is not None and value not in field.harmless:
             raise InvalidRequest(f"{name} is not supported: {field.reason}.", param=name, code="unsupported_field")
-    if request.n not in (None, 1):
-        raise InvalidRequest("n must be 1: one answer is verified, reflected on and returned.", param="n")
+    if request.n is not None and request.n > limits.max_choices:
+        raise InvalidRequest(f"At most {limits.max_choices} choices are made.", param="n")
     if isinstance(request.stop, list) and len(request.stop) > 4:
         raise InvalidRequest("At most 4 stop sequences are taken.", param="stop")
     if request.top_logprobs is not None and not request.logprobs:

@@ -1,58 +1,84 @@
-"""One chat request on its way: what was asked, the episode, and the connection. Made by `server.api.chat`."""
+"""One request on its way: what was asked, the episodes that answer it, the connection. Made by `server.api.serve`."""
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from server.api.context import Context
+from server.api.surfaces.base import Ask, Surface
 from server.api.wire import Receive, Send, until_gone
 from server.domain import Attempt, Binding, Episode, LoggedVerdict, Outcome, Reflection
-from server.orchestration.episode import Progress, run
+from server.orchestration.episode import run
 from server.orchestration.verification import VerifierSet
+
+Progress = Callable[[int, Attempt | Reflection], Awaitable[None]]
+"""Is told of every attempt and reflection as soon as it is whole, with the index of its choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One chat request and the connection that it came over."""
+    """One request and the connection that it came over."""
 
     context: Context
-    episode: Episode
+    surface: Surface
+    ask: Ask
+    episodes: tuple[Episode, ...]
     verify: VerifierSet
-    body: dict[str, Any]
-    include_usage: bool
     deadline_at: float
     keep_alive_s: float
     receive: Receive
     send: Send
 
     async def run_logged(self, progress: Progress | None = None) -> None:
-        """Run the episode to its end, or until the client goes away, and log it whatever happened.
+        """Run the episodes to their end, or until the client goes away, and log them whatever happened.
 
         `progress` is told of every attempt and reflection as soon as it is whole.
 
         Raises: ClientGone, StoreUnavailable, the engine's errors.
         """
-        await self.log_after(
-            run(
-                self.episode,
-                engine=self.context.engine,
-                verify=self.verify,
-                body=self.body,
-                deadline_at=self.deadline_at,
-                progress=progress,
-            )
-        )
+        await self.log_after(self.for_each(partial(self._run, progress)))
+
+    async def for_each(self, work: Callable[[int], Coroutine[Any, Any, Any]]) -> None:
+        """Do work for each choice, side by side. What goes wrong with one ends them all, and is raised."""
+        if len(self.episodes) == 1:
+            await work(0)
+            return
+        jobs = [asyncio.ensure_future(work(index)) for index in range(len(self.episodes))]
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
+            for job in done:
+                job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
 
     async def log_after(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do work until the client goes away, and log the episode whatever happened."""
+        """Do work until the client goes away, and log the episodes whatever happened."""
         try:
             await until_gone(self.receive, work)
         finally:
             await self.record()
 
     async def record(self) -> None:
-        """Log the episode; it is safe when this returns. Raises: StoreUnavailable."""
-        await self.context.log.record(self.episode if self.episode.store else without_content(self.episode))
+        """Log the episodes; they are safe when this returns. Raises: StoreUnavailable."""
+        kept = [episode if episode.store else without_content(episode) for episode in self.episodes]
+        if len(kept) == 1:
+            await self.context.log.record(kept[0])
+        else:
+            await asyncio.gather(*map(self.context.log.record, kept))
+
+    async def _run(self, progress: Progress | None, index: int) -> None:
+        await run(
+            self.episodes[index],
+            engine=self.context.engine,
+            verify=self.verify,
+            body=self.ask.choices[index].body,
+            deadline_at=self.deadline_at,
+            progress=None if progress is None else partial(progress, index),
+        )
 
 
 def without_content(episode: Episode) -> Episode:

@@ -62,7 +62,7 @@ FIELDS: Mapping[str, Field] = {
         "include_usage; include_attempts (ours) shows failed attempts and reflections as they come; "
         "include_obfuscation is ignored: nothing is padded",
     ),
-    "n": Field(Use.SERVER, "must be 1: an answer is verified, not a choice of them"),
+    "n": Field(Use.SERVER, "fanned out into single calls: each choice is verified and retried by itself"),
     "store": Field(Use.SERVER, "false keeps the content out of the log, and out of training"),
     # ours
     "task": Field(

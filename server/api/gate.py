@@ -1,6 +1,6 @@
 """The outermost door: every request gets an id, has to show a key, and has a body of bounded size.
 
-The chat endpoint is served from here directly; everything else goes on to the REST application. Default-deny: a path is
+What generates is served from here directly; everything else goes on to the REST application. Default-deny: a path is
 open only if it stands in `PUBLIC`, compared whole. Pure ASGI: middleware of the framework would hide that a client went
 away.
 """
@@ -9,9 +9,11 @@ import structlog
 from fastapi import FastAPI
 
 from server.api.auth import require_scope
-from server.api.chat import serve_chat
 from server.api.context import Context
 from server.api.errors import internal_error
+from server.api.serve import serve
+from server.api.surfaces.base import Surface
+from server.api.surfaces.chat import ChatSurface
 from server.api.wire import (
     ClientGone,
     Receive,
@@ -26,7 +28,8 @@ from server.api.wire import (
 from server.domain import ApiKey, new_id
 from server.errors import EngineUnavailable, MulliganError
 
-CHAT = ("POST", "/v1/chat/completions")
+SURFACES: dict[tuple[str, str], Surface] = {("POST", "/v1/chat/completions"): ChatSurface()}
+"""What generates: served from here, without a framework."""
 PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready"), ("GET", "/docs"), ("GET", "/openapi.json")})
 """What is answered without a key."""
 
@@ -87,9 +90,9 @@ class Gate:
         key = await context.keyring.recognise(read_header(scope, b"authorization").decode("latin-1"))
         body = await read_body(scope, receive, context.settings.limits.body_max_bytes)
         refuse_deep(body)
-        if door == CHAT:
+        if (surface := SURFACES.get(door)) is not None:
             require_scope(key, "inference")
-            await serve_chat(context, key, scope, body=body, receive=receive, send=send)
+            await serve(surface, context, key, scope, body=body, receive=receive, send=send)
         else:
             await self._serve_rest(scope, key, body, receive, send)
 

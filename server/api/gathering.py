@@ -42,9 +42,11 @@ class Gathering:
         self._logprobs: list[Any] = []
         self.finish_reason = ""
         self.usage = Usage()
+        self.carried = False
+        """Whether the latest chunk held anything but the usage."""
 
-    def add(self, payload: bytes) -> bool:
-        """Take in a chunk; say whether it holds anything but the usage.
+    def add(self, payload: bytes) -> None:
+        """Take in a chunk.
 
         Raises: EngineBroken for what is not a chunk, or where the engine reports an error in the stream.
         """
@@ -67,7 +69,7 @@ class Gathering:
                         self._add_call(part)
                 elif isinstance(value, str) and name != "role":
                     self._texts.setdefault(name, []).append(value)
-        return bool(chunk.choices)
+        self.carried = bool(chunk.choices)
 
     @property
     def begun(self) -> bool:

@@ -1,10 +1,9 @@
 """Renders a finished episode as OpenAI's objects: a whole completion, or the chunks of a stream.
 
-Called by `server.api.chat` and `server.api.streams`. It never looks inside the loop, and never changes an episode.
+Called by the surfaces and the walk. It never looks inside the loop, and never changes an episode.
 """
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from server.domain import Attempt, Episode, LoggedVerdict, Outcome, Reflection, Usage, VerifyMode
@@ -24,12 +23,24 @@ def render_usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def render_mulligan(episode: Episode) -> dict[str, Any]:
-    """Render what we add to OpenAI's object: the outcome and how it came about."""
+def render_mulligan(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Render what we add to OpenAI's object: the outcome and how it came about; of several choices, each by itself."""
+    if len(episodes) == 1:
+        return _render_episode(episodes[0])
+    return {
+        "outcome": worst_outcome(episodes),
+        "adapter": episodes[0].adapter,
+        "usage": render_breakdown(episodes),
+        "choices": [_render_episode(episode) for episode in episodes],
+    }
+
+
+def _render_episode(episode: Episode) -> dict[str, Any]:
     return {
         "episode_id": episode.id,
         "outcome": episode.outcome,
         "adapter": episode.adapter,
+        "usage": render_breakdown((episode,)),
         "attempts": [_render_attempt(attempt) for attempt in episode.attempts],
         "reflections": [
             {"attempt": one.attempt, "text": one.text, "usage": render_usage(one.usage)} for one in episode.reflections
@@ -37,62 +48,98 @@ def render_mulligan(episode: Episode) -> dict[str, Any]:
     }
 
 
-def render_completion(episode: Episode) -> dict[str, Any]:
-    """Render the whole completion: the last attempt in `choices`, everything in `usage`."""
-    last = episode.attempts[-1]
+def render_breakdown(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Render what the sum in `usage` is made of: the answers that are returned, what failed before, and reflections."""
+    answers = failed = reflections = Usage()
+    for episode in episodes:
+        for attempt in episode.attempts[:-1]:
+            failed += attempt.usage
+        for attempt in episode.attempts[-1:]:
+            answers += attempt.usage
+        for reflection in episode.reflections:
+            reflections += reflection.usage
+    parts = {"answer": answers, "failed_attempts": failed, "reflections": reflections}
+    return {name: render_usage(usage) for name, usage in parts.items()}
+
+
+def sum_usage(episodes: Sequence[Episode]) -> Usage:
+    """Add up everything that was generated for a request."""
+    if len(episodes) == 1:
+        return episodes[0].usage
+    return sum((episode.usage for episode in episodes), Usage())
+
+
+_FROM_WORST = (Outcome.ERRORED, Outcome.CANCELLED, Outcome.EXHAUSTED, Outcome.UNVERIFIED, Outcome.RECOVERED)
+
+
+def worst_outcome(episodes: Sequence[Episode]) -> Outcome:
+    """Read the outcome of a request with several choices: that of the choice which went worst."""
+    outcomes = {episode.outcome for episode in episodes}
+    return next((outcome for outcome in _FROM_WORST if outcome in outcomes), Outcome.PASSED)
+
+
+def render_completion(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Render the whole completion: the last attempt of each choice in `choices`, everything in `usage`."""
     return {
-        "id": completion_id(episode),
-        "object": "chat.completion",
-        "created": int(episode.created_at or time.time()),
-        "model": episode.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": None, **last.answer},
-                "logprobs": last.logprobs,
-                "finish_reason": last.finish_reason,
-            }
-        ],
-        "usage": render_usage(episode.usage),
-        "mulligan": render_mulligan(episode),
+        **_head(episodes, "chat.completion"),
+        "choices": [_render_choice(index, episode.attempts[-1]) for index, episode in enumerate(episodes)],
+        "usage": render_usage(sum_usage(episodes)),
+        "mulligan": render_mulligan(episodes),
     }
 
 
-def render_chunks(episode: Episode, *, include_usage: bool) -> Iterator[dict[str, Any]]:
-    """Render a verified answer as the chunks of a stream; `mulligan` stands in the last one."""
-    last, head = episode.attempts[-1], _chunk_head(episode)
-    ours = {"mulligan": render_mulligan(episode)}
-    for delta, logprobs in _deltas(last):
-        yield {**head, "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}]}
-    end = {**head, "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": last.finish_reason}]}
-    if not include_usage:
-        yield end | ours
-        return
-    yield end
-    yield {**head, "choices": [], "usage": render_usage(episode.usage), **ours}
+def _render_choice(index: int, last: Attempt) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": None, **last.answer},
+        "logprobs": last.logprobs,
+        "finish_reason": last.finish_reason,
+    }
 
 
-def render_reasoning(episode: Episode, failed: Attempt, reflection: Reflection) -> Iterator[dict[str, Any]]:
+def render_chunks(episodes: Sequence[Episode], *, include_usage: bool) -> Iterator[dict[str, Any]]:
+    """Render verified answers as the chunks of a stream; `mulligan` stands in the last one."""
+    head, ours = _head(episodes, "chat.completion.chunk"), {"mulligan": render_mulligan(episodes)}
+    for index, episode in enumerate(episodes):
+        last = episode.attempts[-1]
+        for delta, logprobs in _deltas(last):
+            yield {**head, "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}]}
+        choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": last.finish_reason}
+        end = {**head, "choices": [choice]}
+        yield end if include_usage or index < len(episodes) - 1 else end | ours
+    if include_usage:
+        yield {**render_usage_chunk(episodes), **ours}
+
+
+def render_usage_chunk(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Render the chunk without choices that tells the usage."""
+    return {**_head(episodes, "chat.completion.chunk"), "choices": [], "usage": render_usage(sum_usage(episodes))}
+
+
+def render_reasoning(
+    episodes: Sequence[Episode], index: int, failed: Attempt, reflection: Reflection
+) -> Iterator[dict[str, Any]]:
     """Render a failed attempt and the reflection on it as `reasoning_content` deltas, each whole.
 
     They carry no role: clients that add deltas up would add that up too.
     """
-    head = _chunk_head(episode)
-    for text in (
+    head = _head(episodes, "chat.completion.chunk")
+    for text in render_reasons(failed, reflection):
+        delta = {"reasoning_content": text}
+        yield {**head, "choices": [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]}
+
+
+def render_reasons(failed: Attempt, reflection: Reflection) -> tuple[str, str]:
+    """Word a failed attempt and the reflection on it for a person who watches."""
+    return (
         f"Attempt {failed.number} failed:\n{render_attempt(failed.answer)}\n\n",
         f"Reflection:\n{reflection.text}\n\n",
-    ):
-        delta = {"reasoning_content": text}
-        yield {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]}
+    )
 
 
-def _chunk_head(episode: Episode) -> dict[str, Any]:
-    return {
-        "id": completion_id(episode),
-        "object": "chat.completion.chunk",
-        "created": int(episode.created_at or time.time()),
-        "model": episode.model,
-    }
+def _head(episodes: Sequence[Episode], kind: str) -> dict[str, Any]:
+    first = episodes[0]
+    return {"id": completion_id(first), "object": kind, "created": int(first.created_at), "model": first.model}
 
 
 def completion_id(episode: Episode) -> str:
@@ -100,29 +147,35 @@ def completion_id(episode: Episode) -> str:
     return "chatcmpl-" + episode.id.partition("_")[2]
 
 
-def start_headers(episode: Episode) -> Headers:
-    """Headers that are known when an episode begins."""
-    return [(b"x-mulligan-episode", episode.id.encode()), (b"x-mulligan-adapter", episode.adapter.encode())]
+def start_headers(episodes: Sequence[Episode]) -> Headers:
+    """Headers that are known when an episode begins; of several choices, those of the first."""
+    first = episodes[0]
+    return [(b"x-mulligan-episode", first.id.encode()), (b"x-mulligan-adapter", first.adapter.encode())]
 
 
-def end_headers(episode: Episode) -> Headers:
-    """Headers of a finished episode."""
-    return [*start_headers(episode), (b"x-mulligan-outcome", episode.outcome.encode())]
+def end_headers(episodes: Sequence[Episode]) -> Headers:
+    """Headers of finished episodes."""
+    return [*start_headers(episodes), (b"x-mulligan-outcome", worst_outcome(episodes).encode())]
 
 
-def refusal_of(episode: Episode) -> MulliganError | None:
-    """Read whether the policy wants an error in place of this answer."""
+def refusal_of(episodes: Sequence[Episode]) -> MulliganError | None:
+    """Read whether the policy wants an error in place of these answers: one that may not be returned is enough."""
+    errors = (_refusal_of_one(episode) for episode in episodes)
+    error = next((error for error in errors if error is not None), None)
+    if error is not None:
+        error.details = {"mulligan": render_mulligan(episodes), "usage": render_usage(sum_usage(episodes))}
+    return error
+
+
+def _refusal_of_one(episode: Episode) -> MulliganError | None:
     if episode.verify is not VerifyMode.ENFORCE:
         return None
     last = episode.attempts[-1]
     if episode.outcome is Outcome.EXHAUSTED and episode.retry.on_failure == "error":
-        error = VerificationFailed(f"No answer passed in {len(episode.attempts)} attempt(s); see mulligan.attempts.")
-    elif last.status == Status.ABSTAINED and episode.retry.on_abstain == "error":
-        error = VerificationAbstained("The answer could not be checked; see mulligan.attempts.")
-    else:
-        return None
-    error.details = {"mulligan": render_mulligan(episode), "usage": render_usage(episode.usage)}
-    return error
+        return VerificationFailed(f"No answer passed in {len(episode.attempts)} attempt(s); see mulligan.attempts.")
+    if last.status == Status.ABSTAINED and episode.retry.on_abstain == "error":
+        return VerificationAbstained("The answer could not be checked; see mulligan.attempts.")
+    return None
 
 
 def render_verdict(verdict: LoggedVerdict) -> dict[str, Any]:

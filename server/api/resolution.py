@@ -1,6 +1,6 @@
-"""Resolves the names in a chat request: which task, which adapter, which verifiers, and may this key have them.
+"""Resolves the names in a request: which task, which adapter, which verifiers, and may this key have them.
 
-Called by `server.api.chat`. The engine would serve the base model for a name that it does not know, so nothing that is
+Called by `server.api.serve`. The engine would serve the base model for a name that it does not know, so nothing that is
 not resolved here may reach it.
 """
 
@@ -12,15 +12,26 @@ from typing import Any
 
 import msgspec
 
-from server.api.auth import require_scope
-from server.api.chat_request import ChatRequest, ParsedChat, RequestVerifier, RetryOverrides
+from server.api.auth import may_use_task, may_use_verifier, require_scope
+from server.api.chat_request import ChatRequest, RequestVerifier, RetryOverrides
 from server.api.context import Context
 from server.api.roster import check_bindings, make_binding
-from server.domain import BASE_ADAPTER, DEFAULT_TASK, ApiKey, Binding, Episode, RetryPolicy, Task, VerifyMode, new_id
+from server.api.surfaces.base import Ask
+from server.domain import (
+    BASE_ADAPTER,
+    DEFAULT_TASK,
+    ApiKey,
+    Binding,
+    Episode,
+    RetryPolicy,
+    Scope,
+    Task,
+    VerifyMode,
+    new_id,
+)
 from server.errors import InvalidRequest, NotFound
 from server.orchestration.selection import split_of
 from server.orchestration.verification import WHEN, VerifierSet, bind
-from server.settings import Settings
 from verifiers.base import InvalidArgs, InvalidVerifier
 from verifiers.registry import check_args, kinds
 
@@ -41,20 +52,23 @@ class Target:
     adapter: str | None
 
 
-async def resolve_target(parsed: ParsedChat, key: ApiKey, context: Context) -> Target:
+async def resolve_target(request: ChatRequest, key: ApiKey, context: Context) -> Target:
     """Find the task and the adapter of a request.
 
     The base model's id serves the plain base, under the policy of `task` if one is named (for a comparison before and
-    after), else of `default`. A task's name serves its champion. An adapter's name pins it, for admin keys.
+    after), else of `default`. A task's name serves its champion. An adapter's name pins it, for keys with that scope.
+    What a key may not use is answered like what does not exist.
 
     Raises: NotFound (`model_not_found`), InvalidRequest where `task` and `model` disagree, Forbidden.
     """
-    model, named = parsed.request.model, parsed.request.task
+    model, named = request.model, request.task
     if model == context.settings.engine.model_name:
-        return Target(await _find_task(named or DEFAULT_TASK, context), BASE_ADAPTER)
+        if named is None and not may_use_task(key, DEFAULT_TASK):
+            raise _no_model(model)
+        return Target(await _find_task(named or DEFAULT_TASK, key, context), BASE_ADAPTER)
     if "@" in model:  # no task's name has it
         target = await _pin_adapter(model, key, context)
-    elif (task := await context.roster.find_task(model)) is not None:
+    elif may_use_task(key, model) and (task := await context.roster.find_task(model)) is not None:
         target = Target(task, None)
     else:
         raise _no_model(model)
@@ -63,12 +77,12 @@ async def resolve_target(parsed: ParsedChat, key: ApiKey, context: Context) -> T
     return target
 
 
-async def resolve_verifiers(parsed: ParsedChat, task: Task, key: ApiKey, context: Context) -> VerifierSet:
+async def resolve_verifiers(request: ChatRequest, task: Task, key: ApiKey, context: Context) -> VerifierSet:
     """Find the verifiers of a request, its own list or else the task's, and compile them.
 
     Raises: InvalidRequest, naming the entry; Forbidden for inline code without its scope.
     """
-    given = parsed.request.verifiers
+    given = request.verifiers
     if given is not None and len(given) > _MOST_VERIFIERS:
         raise InvalidRequest(f"At most {_MOST_VERIFIERS} verifiers are taken.", param="verifiers")
     if given is None:
@@ -118,26 +132,37 @@ def runs_code(kind: str, config: Mapping[str, Any]) -> bool:
     return any(runs_code(str(part.get("kind")), part.get("config") or {}) for part in parts)
 
 
-def make_episode(
-    parsed: ParsedChat, task: Task, *, adapter: str, bindings: tuple[Binding, ...], key: ApiKey, settings: Settings
-) -> Episode:
-    """Make the episode of a request, before anything of it was run."""
-    request = parsed.request
-    return Episode(
-        id=new_id("ep"),
-        task=task.name,
-        model=request.model,
-        base_model=settings.engine.model,
-        adapter=adapter,
-        key=key.id,
-        request=parsed.logged,
-        bindings=bindings,
-        verify=_choose_mode(request, task),
-        retry=override_retry(task.retry, request.retry),
-        prompts=task.prompts,
-        store=request.store is not False,
-        created_at=time.time(),
-        split=split_of(request.messages, settings.held_out_share),
+def make_episodes(
+    ask: Ask, task: Task, *, adapter: str, verify: VerifierSet, key: ApiKey, context: Context
+) -> tuple[Episode, ...]:
+    """Make the episodes of a request, one for each choice, before anything of them was run."""
+    request, settings = ask.request, context.settings
+    bindings, mode = tuple([bound.binding for bound in verify.bound]), _choose_mode(request, task)
+    retry = override_retry(task.retry, request.retry)
+    if len(ask.choices) > 1 and retry.max_total_tokens is not None:
+        retry = replace(retry, max_total_tokens=retry.max_total_tokens // len(ask.choices))
+    now = time.time()
+    return tuple(
+        [
+            Episode(
+                id=new_id("ep"),
+                task=task.name,
+                model=request.model,
+                base_model=settings.engine.model,
+                adapter=adapter,
+                key=key.id,
+                request=choice.logged,
+                bindings=bindings,
+                verify=mode,
+                retry=retry,
+                prompts=task.prompts,
+                store=request.store is not False,
+                created_at=now,
+                split=split_of(choice.body["messages"], settings.held_out_share),
+                trains=key.trains,
+            )
+            for choice in ask.choices
+        ]
     )
 
 
@@ -151,8 +176,10 @@ def override_retry(policy: RetryPolicy, overrides: RetryOverrides | None) -> Ret
     """Lay a request's overrides over a task's policy."""
     if overrides is None:
         return policy
-    given = {name: getattr(overrides, name) for name in overrides.__struct_fields__}
-    return replace(policy, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name in overrides.__struct_fields__ if (value := getattr(overrides, name)) is not None}
+    if policy.max_seconds is not None and "max_seconds" in given:
+        given["max_seconds"] = min(given["max_seconds"], policy.max_seconds)  # the task's limit is the operator's word
+    return replace(policy, **given)
 
 
 def _compile(bindings: tuple[Binding, ...], param: str) -> VerifierSet:
@@ -173,19 +200,19 @@ def _dotted(pointer: str | None) -> str:
 
 
 async def _pin_adapter(name: str, key: ApiKey, context: Context) -> Target:
-    require_scope(key, "admin")  # first, so that other keys cannot find out which adapters there are
+    require_scope(key, Scope.PIN_ADAPTERS)  # first, so that other keys cannot find out which adapters there are
     adapter = await context.adapters.get(name)
-    if adapter is None:
+    if adapter is None or not may_use_task(key, adapter.task):
         raise _no_model(name)
-    return Target(await _find_task(adapter.task, context), adapter.name)
+    return Target(await _find_task(adapter.task, key, context), adapter.name)
 
 
 def _no_model(name: str) -> NotFound:
     return NotFound(f"There is no model, task or adapter {name!r}.", param="model", code="model_not_found")
 
 
-async def _find_task(name: str, context: Context) -> Task:
-    task = await context.roster.find_task(name)
+async def _find_task(name: str, key: ApiKey, context: Context) -> Task:
+    task = await context.roster.find_task(name) if may_use_task(key, name) else None
     if task is None:
         raise NotFound(f"There is no task {name!r}.", param="task", code="task_not_found")
     return task
@@ -211,23 +238,24 @@ async def _resolve_verifier(
             raise InvalidRequest(f"There is no kind {entry.kind!r}, only {', '.join(known)}.", param=f"{param}.kind")
         if entry.version is not None:
             raise InvalidRequest("An inline verifier has no version.", param=f"{param}.version")
+        require_scope(key, Scope.INLINE_VERIFIERS)
         if runs_code(entry.kind, config):
-            require_scope(key, "verifiers")
+            require_scope(key, Scope.REGISTER_CODE)
         if len(msgspec.json.encode(config)) > _INLINE_CONFIG_BYTES:
             message = f"An inline config has at most {_INLINE_CONFIG_BYTES} bytes; register the verifier instead."
             raise InvalidRequest(message, param=f"{param}.config")
         return Binding(entry.kind, config, args=entry.args or {}, when=entry.when or {})
     if entry.config is not None:
         raise InvalidRequest("A registered verifier has its own config.", param=f"{param}.config")
-    return await _resolve_registered(entry, param, task, context)
+    return await _resolve_registered(entry, param, task, key, context)
 
 
-async def _resolve_registered(entry: RequestVerifier, param: str, task: Task, context: Context) -> Binding:
+async def _resolve_registered(entry: RequestVerifier, param: str, task: Task, key: ApiKey, context: Context) -> Binding:
     """Find a registered verifier. A bare name is the task's pin, with its arguments; else the latest."""
     assert entry.name is not None
     pin = next((pin for pin in task.verifiers if pin.name == entry.name and entry.version in (None, pin.version)), None)
     version = await context.roster.find_verifier(entry.name, pin.version if pin else entry.version)
-    if version is None:
+    if version is None or not may_use_verifier(key, version, context.roster.snapshot.tasks):
         wanted = f"{entry.name}@{entry.version}" if entry.version else entry.name
         raise InvalidRequest(f"There is no verifier {wanted!r}.", param=param, code="verifier_not_found")
     args = {**(pin.args if pin else {}), **(entry.args or {})}

@@ -1,111 +1,106 @@
-"""Answers a chat request as a stream, in one of two ways. Called by `server.api.chat`.
+"""Answers a request as a stream, in one of two ways. Called by `server.api.serve`.
 
 Held: with enforcing verifiers nothing of an answer is sent before it is verified; comments keep the connection alive.
-Live: else the engine's chunks pass through untouched, read on the side for the log; only the last one gains a field.
-Both log the episode before the last byte.
+Live: else the engine's chunks pass through as the surface has it, read on the side for the log.
+Both log the episodes before the last byte.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-
-import msgspec
+from functools import partial
 
 from server.api.exchange import Exchange
 from server.api.gathering import Gathering
-from server.api.render import (
-    end_headers,
-    refusal_of,
-    render_chunks,
-    render_mulligan,
-    render_reasoning,
-    start_headers,
-)
+from server.api.render import end_headers, refusal_of, start_headers
+from server.api.surfaces.base import Events
 from server.api.wire import EventStream
 from server.domain import Attempt, Outcome, Reflection, VerifyMode
 from server.errors import EngineBroken, EngineTimeout, MulliganError
-from server.orchestration.episode import judge, read_outcome
+from server.orchestration.episode import judge, open_stream, read_outcome
 from server.orchestration.verification import VerifierSet
 
 
-async def answer_held(exchange: Exchange, *, include_attempts: bool = False) -> None:
-    """Run the episode, then stream its verified answer.
+async def answer_held(exchange: Exchange) -> None:
+    """Run the episodes, then stream their verified answers.
 
-    With `include_attempts` each failed attempt that is reflected on, and each reflection, is sent meanwhile as one
-    `reasoning_content` delta.
+    With `include_attempts` each failed attempt that is reflected on, and each reflection, is sent meanwhile.
 
     Raises: what goes wrong before the first byte; after it, it is sent as an event.
     """
-    episode, stream = exchange.episode, EventStream(exchange.send)
+    episodes, stream = exchange.episodes, EventStream(exchange.send)
+    events = exchange.surface.open_events(exchange.ask, episodes)
 
-    async def show(part: Attempt | Reflection) -> None:
+    async def start() -> None:
+        if not stream.started:
+            await stream.start(start_headers(episodes))
+            await stream.send(events.begin())
+
+    async def show(index: int, part: Attempt | Reflection) -> None:
         # An attempt is shown with the reflection on it: the last one of all is the answer itself.
         if isinstance(part, Reflection):
-            await stream.start(start_headers(episode))
-            chunks = render_reasoning(episode, episode.attempts[part.attempt - 1], part)
-            await stream.send_events(*(msgspec.json.encode(chunk) for chunk in chunks))
+            await start()
+            await stream.send(events.reasoning(index, episodes[index].attempts[part.attempt - 1], part))
 
-    work = asyncio.ensure_future(exchange.run_logged(show if include_attempts else None))
+    work = asyncio.ensure_future(exchange.run_logged(show if exchange.ask.includes_attempts else None))
     try:
         while not (await asyncio.wait({work}, timeout=exchange.keep_alive_s))[0]:
-            await stream.start(start_headers(episode))
+            await start()
             await stream.send_comment()
         work.result()
-        if (refusal := refusal_of(episode)) is not None:
+        if (refusal := refusal_of(episodes)) is not None:
             raise refusal
     except MulliganError as error:
         if not stream.started:
             raise
-        await stream.fail(error)
+        await stream.end(events.failure(error))
         return
     finally:
         if not work.done():
             work.cancel()
             await asyncio.wait({work})
-    await stream.start(end_headers(episode))
-    chunks = render_chunks(episode, include_usage=exchange.include_usage)
-    await stream.end(*(msgspec.json.encode(chunk) for chunk in chunks))
+    begun = b"" if stream.started else events.begin()
+    await stream.start(end_headers(episodes))
+    await stream.end(begun + events.answer())
 
 
 async def answer_live(exchange: Exchange) -> None:
-    """Pass the engine's stream on, and log what went by.
+    """Pass the engine's streams on, and log what went by.
 
     Raises: what goes wrong before the first byte; after it, it is sent as an event.
     """
     stream = EventStream(exchange.send)
-    held: list[bytes] = []
+    events = exchange.surface.open_events(exchange.ask, exchange.episodes)
     try:
-        await exchange.log_after(_relay(exchange, stream, held))
+        await exchange.log_after(exchange.for_each(partial(_relay, exchange, stream, events)))
     except MulliganError as error:
         if not stream.started:
             raise
-        await stream.fail(error)
+        await stream.end(events.failure(error))
         return
-    mulligan = b',"mulligan":' + msgspec.json.encode(render_mulligan(exchange.episode)) + b"}"
-    await stream.start(end_headers(exchange.episode))
-    await stream.end(*held[:-1], held[-1].rstrip()[:-1] + mulligan)
+    begun = b"" if stream.started else events.begin()
+    await stream.start(end_headers(exchange.episodes))
+    await stream.end(begun + events.finish())
 
 
-async def _relay(exchange: Exchange, stream: EventStream, held: list[bytes]) -> None:
-    """Pass chunks on up to the one that finishes; that and what follows is `held` until the episode is logged."""
-    episode, gathering = exchange.episode, Gathering()
+async def _relay(exchange: Exchange, stream: EventStream, events: Events, index: int) -> None:
+    """Pass the chunks of one choice on; what the surface keeps is sent once the episodes are logged."""
+    episode, gathering = exchange.episodes[index], Gathering()
     started_at, started = time.time(), time.perf_counter()
-    headers = start_headers(episode)
-    body = {**exchange.body, "stream_options": {"include_usage": True}}
-    chunks = exchange.context.engine.stream(body, episode.adapter)
+    headers = start_headers(exchange.episodes)
+    chunks = open_stream(exchange.context.engine, exchange.ask.choices[index].body, episode.adapter)
     try:
         async with asyncio.timeout(max(0.0, exchange.deadline_at - time.time())):
             async for payload in chunks:
-                if not (gathering.add(payload) or exchange.include_usage):
-                    continue  # the usage, which only the log asked for
-                if gathering.finish_reason:
-                    held.append(payload)
-                else:
-                    await stream.start(headers)
-                    await stream.send_events(payload)
-        if not held:
+                gathering.add(payload)
+                if shown := events.passing(index, payload, gathering):
+                    if not stream.started:
+                        await stream.start(headers)
+                        shown = events.begin() + shown
+                    await stream.send(shown)
+        if not gathering.finish_reason:
             raise EngineBroken("The engine's stream ended before its answer did.")
-        await _judge(exchange, gathering, started_at, started)
+        await _judge(exchange, index, gathering, started_at, started)
         episode.outcome = read_outcome(episode.attempts[-1])
     except asyncio.CancelledError:
         episode.outcome = Outcome.CANCELLED
@@ -120,7 +115,7 @@ async def _relay(exchange: Exchange, stream: EventStream, held: list[bytes]) -> 
     finally:
         await _close(chunks)
         if not episode.attempts and gathering.begun:  # what was sent before it broke off belongs into the log
-            await _judge(exchange, gathering, started_at, started, partial=True)
+            await _judge(exchange, index, gathering, started_at, started, broken_off=True)
         episode.duration_ms = (time.perf_counter() - started) * 1000
 
 
@@ -131,10 +126,17 @@ async def _close(chunks: AsyncIterator[bytes]) -> None:
 
 
 async def _judge(
-    exchange: Exchange, gathering: Gathering, started_at: float, started: float, *, partial: bool = False
+    exchange: Exchange,
+    index: int,
+    gathering: Gathering,
+    started_at: float,
+    started: float,
+    *,
+    broken_off: bool = False,
 ) -> None:
-    verify = VerifierSet() if partial or exchange.episode.verify is VerifyMode.OFF else exchange.verify
+    episode, body = exchange.episodes[index], exchange.ask.choices[index].body
+    verify = VerifierSet() if broken_off or episode.verify is VerifyMode.OFF else exchange.verify
     engine_ms = (time.perf_counter() - started) * 1000
     completion = gathering.completion()
-    judged = await judge(1, exchange.body, completion, verify=verify, started_at=started_at, engine_ms=engine_ms)
-    exchange.episode.attempts.append(judged)
+    judged = await judge(1, body, completion, verify=verify, started_at=started_at, engine_ms=engine_ms)
+    episode.attempts.append(judged)

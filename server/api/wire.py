@@ -19,6 +19,7 @@ Send = Any
 Scope = Any
 
 MAX_DEPTH = 100
+UNWATCHED_S = 0.2
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -63,27 +64,53 @@ async def read_body(scope: Scope, receive: Receive, most_bytes: int) -> bytes:
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Run work to its end, or cancel it as soon as the client goes away; its clean-up is awaited either way.
 
+    Nobody looks whether the client is there in the first moments: most work that is quick ends before, and a task of
+    its own for that look would be a good part of what a request costs.
+
     Raises: ClientGone, and what the work raises.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_wait_gone(receive))
+    watch = _Watch(receive)
+    first_look = asyncio.get_running_loop().call_later(UNWATCHED_S, watch.begin)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watch.client_gone:
+            watch.uncancel()
+            raise ClientGone from None
+        raise
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # looked at, for nobody is left to be told
-    raise ClientGone
+        first_look.cancel()
+        watch.end()
 
 
-async def _wait_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watch:
+    """Cancels the task that made it once the client has gone."""
+
+    __slots__ = ("_looking", "_receive", "_work", "client_gone")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._work = asyncio.current_task()
+        self._looking: asyncio.Task[None] | None = None
+        self.client_gone = False
+
+    def begin(self) -> None:
+        self._looking = asyncio.ensure_future(self._look())
+
+    def end(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def uncancel(self) -> None:
+        assert self._work is not None
+        self._work.uncancel()
+
+    async def _look(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        assert self._work is not None
+        self._work.cancel()
 
 
 def refuse_deep(body: bytes) -> None:
@@ -118,6 +145,19 @@ async def send_error(send: Send, error: MulliganError, headers: Headers) -> None
     await send_json(send, error.status, encode_error(error), [*ours, *headers])
 
 
+DONE = b"data: [DONE]\n\n"
+
+
+def frame_event(payload: bytes) -> bytes:
+    """Frame a payload as an event without a name: SDKs deliver named ones of a chat as chunks without choices."""
+    return b"data: " + payload + b"\n\n"
+
+
+def render_failure(error: MulliganError) -> bytes:
+    """Frame an error inside a stream, as the SDKs expect it."""
+    return frame_event(encode_error(error))
+
+
 class EventStream:
     """A response of server-sent events. It starts with its first event, so that until then an error has a status."""
 
@@ -137,21 +177,14 @@ class EventStream:
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
 
-    async def send_events(self, *payloads: bytes) -> None:
-        """Send events, each a `data:` line, in one write."""
-        events = b"".join(b"data: " + payload + b"\n\n" for payload in payloads)
+    async def send(self, events: bytes) -> None:
+        """Send framed events, in one write."""
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def send_comment(self) -> None:
         """Send a comment, which clients skip: it keeps the connection alive."""
-        await self._send({"type": "http.response.body", "body": b": still at it\n\n", "more_body": True})
+        await self.send(b": still at it\n\n")
 
-    async def end(self, *payloads: bytes) -> None:
-        """Send the last events and `[DONE]`."""
-        await self.send_events(*payloads, b"[DONE]")
-        await self._send({"type": "http.response.body", "body": b""})
-
-    async def fail(self, error: MulliganError) -> None:
-        """End a stream that has begun with an error; there is no `[DONE]` after it."""
-        await self.send_events(encode_error(error))
-        await self._send({"type": "http.response.body", "body": b""})
+    async def end(self, events: bytes) -> None:
+        """Send the last events."""
+        await self._send({"type": "http.response.body", "body": events, "more_body": False})

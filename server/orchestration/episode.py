@@ -9,7 +9,7 @@ answer with an error where the client could have an answer.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,9 +156,33 @@ async def attempt(
     Raises: the engine's errors.
     """
     started_at, started = time.time(), time.perf_counter()
-    completion = await engine.complete(body if messages is None else {**body, "messages": messages}, adapter)
+    if messages is not None:
+        asked = {name: value for name, value in body.items() if name != "prompt"}
+        completion = await engine.complete({**asked, "messages": messages}, adapter)
+    elif "prompt" in body:
+        completion = await engine.complete_text(_text_body(body), adapter)
+    else:
+        completion = await engine.complete(body, adapter)
     engine_ms = (time.perf_counter() - started) * 1000
     return await judge(number, body, completion, verify=verify, started_at=started_at, engine_ms=engine_ms)
+
+
+def open_stream(engine: Engine, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
+    """Open the stream of a first attempt: the engine's payloads, the usage at the end among them."""
+    with_usage = {**body, "stream_options": {"include_usage": True}}
+    return (
+        engine.stream_text(_text_body(with_usage), adapter) if "prompt" in body else engine.stream(with_usage, adapter)
+    )
+
+
+def _text_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a body with a raw `prompt` into what `/v1/completions` takes: its names differ from a chat's."""
+    text = {name: value for name, value in body.items() if name not in ("messages", "top_logprobs", "logprobs")}
+    if "max_completion_tokens" in text:
+        text["max_tokens"] = text.pop("max_completion_tokens")
+    if body.get("logprobs"):
+        text["logprobs"] = body.get("top_logprobs") or 0
+    return text
 
 
 async def judge(
@@ -221,7 +245,7 @@ async def reflect(
 
 def read_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     """Read everything that is sent beside the messages."""
-    return {name: value for name, value in body.items() if name != "messages"}
+    return {name: value for name, value in body.items() if name not in ("messages", "prompt")}
 
 
 def shown_reason(failed: Attempt, policy: RetryPolicy) -> str | None:

@@ -438,7 +438,7 @@ async def test_bodies_over_the_limit_are_413():
 
 async def test_inference_needs_its_scope():
     api = make_api("4")
-    api.keys.put("mk-other", "verifiers")
+    api.keys.put("mk-other", "viewer")
     answer = await api.chat(key="mk-other")
     assert (answer.status, answer.error["code"]) == (403, "insufficient_scope")
 

@@ -6,8 +6,10 @@ import pytest
 from fastapi.routing import APIRoute
 from structlog.testing import capture_logs
 
+from server.api import auth
 from server.api.auth import KNOWN_FOR_S, Keyring
-from server.api.gate import CHAT, PUBLIC
+from server.api.gate import PUBLIC, SURFACES
+from server.domain import Role
 from server.errors import StoreUnavailable, Unauthorized
 from tests.fixtures.api import ADMIN, make_api
 from tests.fixtures.asgi import ask
@@ -16,7 +18,7 @@ from tests.fixtures.stores import MemoryKeys
 
 def walk_routes(app):
     """List every route of the server, the framework's own included."""
-    doors = [CHAT]
+    doors = [*SURFACES]
     for route in flatten(app.routes):
         doors += [(method, re.sub(r"\{[^}]*\}", "x", route.path)) for method in sorted(route.methods or {"GET"})]
     return doors
@@ -78,8 +80,9 @@ async def test_every_route_refuses_who_has_no_key(method, path):
 
 
 @pytest.mark.parametrize(("method", "path"), [door for door in DOORS if door[1] not in PUBLIC_PATHS])
-async def test_every_route_needs_some_scope(method, path):
-    API.keys.put("mk-nothing")
+async def test_every_route_needs_some_scope(method, path, monkeypatch):
+    monkeypatch.setattr(auth, "SCOPES_OF_ROLE", {Role.CLIENT: frozenset()})
+    API.keys.put("mk-nothing", scopes=())
     answer = await ask(API.gate, method, path, {}, key="mk-nothing")
     assert (answer.status, answer.error["code"]) == (403, "insufficient_scope")
 
@@ -177,7 +180,7 @@ class TestKeyring:
     @pytest.fixture
     def keys(self):
         keys = MemoryKeys()
-        keys.put("mk-1", "inference")
+        keys.put("mk-1")
         return keys
 
     @pytest.fixture
@@ -192,7 +195,7 @@ class TestKeyring:
     async def test_a_revoked_key_is_refused_within_a_second(self, keyring, keys, clock):
         assert KNOWN_FOR_S < 1
         await keyring.recognise("Bearer mk-1")
-        keys.put("mk-1", "inference", revoked_at=1.0)
+        keys.put("mk-1", revoked_at=1.0)
         clock[0] += KNOWN_FOR_S
         with pytest.raises(Unauthorized):
             await keyring.recognise("Bearer mk-1")

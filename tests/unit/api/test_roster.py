@@ -8,7 +8,7 @@ from server.api.roster import Roster
 from server.api.traffic import Traffic
 from server.api.watch import Readiness, keep_default_task, repeat, report_presence, watch_engine
 from server.domain import Adapter, Task, TaskVerifier
-from server.errors import AdapterRefused, Conflict, EngineUnavailable, StoreUnavailable, TooManyRequests
+from server.errors import AdapterRefused, Conflict, EngineUnavailable, StoreUnavailable
 from tests.fixtures.engines import ScriptedEngine
 from tests.fixtures.stores import MemoryAdapters, MemoryPresence, MemoryTasks, MemoryVerifiers
 
@@ -86,7 +86,7 @@ async def test_a_failed_reading_keeps_the_old_snapshot_and_the_next_one_works(ro
 async def test_the_report_acknowledges_what_new_episodes_use(roster, tasks):
     presence, traffic = MemoryPresence(), Traffic(10)
     await report_presence("api_1", roster, traffic, presence)
-    with traffic.episode("a@1"), traffic.episode("a@1"), traffic.episode(""):
+    with traffic.counted("a@1", 2), traffic.counted("", 1):
         tasks.flip("a", "a@2")
         await report_presence("api_1", roster, traffic, presence)
         assert roster.snapshot.tasks["a"].champion == "a@2"
@@ -98,16 +98,12 @@ async def test_the_report_acknowledges_what_new_episodes_use(roster, tasks):
     ]
 
 
-async def test_traffic_is_bounded_and_counts_down_after_errors():
+async def test_traffic_counts_down_after_errors():
     traffic = Traffic(1)
-    with traffic.episode("x"):
+    with pytest.raises(ZeroDivisionError), traffic.counted("x", 1):
         assert traffic.in_flight() == {"x": 1}
-        with pytest.raises(TooManyRequests), traffic.episode("y"):
-            pass
-    with pytest.raises(ZeroDivisionError), traffic.episode("x"):
         raise ZeroDivisionError
     assert traffic.in_flight() == {}
-
 
 async def test_the_default_task_is_made_once(roster, tasks):
     made = []

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from server.api import chat
+from server.api import serve
 from server.domain import Outcome
 from server.errors import EngineBroken, EngineUnavailable
 from tests.fixtures.api import make_api
@@ -218,7 +218,7 @@ class TestHeld:
         assert (answer.status, answer.error["code"]) == (422, "verification_failed")
 
     async def test_comments_keep_the_connection_alive(self, monkeypatch):
-        monkeypatch.setattr(chat, "KEEP_ALIVE_S", 0.01)
+        monkeypatch.setattr(serve, "KEEP_ALIVE_S", 0.01)
         api = make_api("4")
         api.engine.delay_s = 0.25
         answer = await api.chat(stream=True, verifiers=FOUR)

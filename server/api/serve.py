@@ -1,0 +1,94 @@
+"""The walk of every request that generates, without a framework: it is what the server is for. Called by the gate.
+
+One way through: read, resolve names, find room, count the episodes in flight, run them, log them, render. No database
+session is held while the engine works, and an episode keeps the adapter that it began with.
+"""
+
+import math
+import time
+
+from server.api.context import Context
+from server.api.exchange import Exchange
+from server.api.render import end_headers, refusal_of, start_headers
+from server.api.resolution import make_episodes, resolve_target, resolve_verifiers
+from server.api.streams import answer_held, answer_live
+from server.api.surfaces.base import Ask, Surface
+from server.api.wire import Receive, Scope, Send, read_header, send_error, send_json
+from server.domain import ApiKey, VerifyMode
+from server.errors import MulliganError
+
+KEEP_ALIVE_S = 10.0
+_SHORTEST_PAUSE_S = 0.02
+_MARGIN = 0.05
+_MOST_MARGIN_S = 1.0
+"""The share of the client's patience, at most a second, that is left for the way back."""
+
+
+async def serve(
+    surface: Surface, context: Context, key: ApiKey, scope: Scope, *, body: bytes, receive: Receive, send: Send
+) -> None:
+    """Serve one request.
+
+    Raises: MulliganError for what is wrong before an episode begins, ClientGone.
+    """
+    ask = await surface.extend(surface.read(body, context), key, context)
+    target = await resolve_target(ask.request, key, context)
+    verify = await resolve_verifiers(ask.request, target.task, key, context)
+    deadline_at, keep_alive_s = read_patience(scope, ask, context)
+    count = len(ask.choices)
+    await context.traffic.enter(count, receive)
+    try:
+        # From here to the count in flight there is no await: no flip of the champion can come between them.
+        champion = context.roster.snapshot.tasks[target.task.name].champion
+        adapter = champion if target.adapter is None else target.adapter
+        with context.traffic.counted(adapter, count):
+            episodes = make_episodes(ask, target.task, adapter=adapter, verify=verify, key=key, context=context)
+            await _answer(Exchange(context, surface, ask, episodes, verify, deadline_at, keep_alive_s, receive, send))
+    finally:
+        context.traffic.leave(count)
+
+
+async def _answer(exchange: Exchange) -> None:
+    episodes = exchange.episodes
+    try:
+        if not exchange.ask.streams:
+            await answer_whole(exchange)
+        elif exchange.verify and episodes[0].verify is VerifyMode.ENFORCE:
+            await answer_held(exchange)
+        else:
+            await answer_live(exchange)
+    except MulliganError as error:
+        begun = any(episode.attempts for episode in episodes)
+        await send_error(exchange.send, error, end_headers(episodes) if begun else start_headers(episodes))
+
+
+async def answer_whole(exchange: Exchange) -> None:
+    """Run the episodes and answer with what they gave."""
+    await exchange.run_logged()
+    if (refusal := refusal_of(exchange.episodes)) is not None:
+        raise refusal
+    body = exchange.surface.render(exchange.ask, exchange.episodes)
+    await send_json(exchange.send, 200, body, end_headers(exchange.episodes))
+
+
+def read_patience(scope: Scope, ask: Ask, context: Context) -> tuple[float, float]:
+    """Read until when to answer (Unix seconds) and how often to give a sign of life (seconds).
+
+    The SDKs say how long they wait for bytes: for a whole answer that is the deadline, for a stream the longest pause.
+    """
+    longest_s = context.settings.limits.deadline_s
+    patience_s = _read_seconds(read_header(scope, b"x-stainless-read-timeout")) or longest_s
+    if ask.streams:
+        return time.time() + longest_s, min(KEEP_ALIVE_S, max(_SHORTEST_PAUSE_S, patience_s / 2))
+    margin_s = min(patience_s * _MARGIN, _MOST_MARGIN_S)
+    return time.time() + min(longest_s, patience_s - margin_s), KEEP_ALIVE_S
+
+
+def _read_seconds(header: bytes) -> float | None:
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

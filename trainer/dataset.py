@@ -84,6 +84,8 @@ def read_failure(episode: Episode, tokenizer: ChatTokenizer) -> Failure | str:
     """Read the failure of an episode's first attempt, or say why it cannot be learnt from."""
     if episode.split != "training":
         return "held out"
+    if not episode.trains:
+        return "its key opted out of training"
     if not episode.store or episode.request is None or not episode.attempts:
         return "its content is not in the log"
     if not episode.bindings:

@@ -1,25 +1,35 @@
-"""Knows who asks. The gate calls it before any route is looked up; routes state the scope that they need.
+"""Knows who asks and what that key may do. The gate calls it before any route is looked up; routes state the scope.
 
 Keys are held as SHA-256 only, and a known key is asked for again after half a second, so that a revoked one is refused
-within a second in every process. It must never log a secret.
+within a second in every process. It must never log a secret. `docs/keys.md` is the same in words.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from server.domain import ApiKey
+from server.domain import ApiKey, Role, Task, VerifierVersion
 from server.errors import Forbidden, StoreUnavailable, Unauthorized
 
 KNOWN_FOR_S = 0.5
 _MOST_KNOWN = 4096
 
-SCOPES = ("inference", "verifiers", "admin")
+INFERENCE, READ, READ_ALL, APPROVE, ADMIN = "inference", "read", "read_all", "approve", "admin"
+"""Scopes that only a role brings: run models; read what the key may use; read everything; move adapters; the rest."""
+
+SCOPES_OF_ROLE: Mapping[Role, frozenset[str]] = {
+    Role.CLIENT: frozenset({INFERENCE, READ}),
+    Role.VIEWER: frozenset({READ, READ_ALL}),
+    Role.APPROVER: frozenset({READ, READ_ALL, APPROVE}),
+}
+"""What each role brings; an admin key has every scope."""
+
+USES_NOTED_EVERY_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +39,10 @@ class KeySource(Protocol):
 
     async def by_sha256(self, digest: str) -> ApiKey | None:
         """Find a key by the hex SHA-256 of its secret."""
+        ...
+
+    async def note_uses(self, uses: Mapping[str, float]) -> None:
+        """Write when keys were last used."""
         ...
 
 
@@ -41,9 +55,17 @@ class _Known:
 class Keyring:
     """Recognises bearer keys, with a short memory."""
 
-    def __init__(self, keys: KeySource, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        keys: KeySource,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._keys = keys
         self._clock = clock
+        self._now = now
+        self._uses: dict[str, float] = {}
         self._known: dict[str, _Known] = {}
         self._asking: dict[str, asyncio.Future[ApiKey | None]] = {}
 
@@ -61,7 +83,25 @@ class Keyring:
         key = known.key if known and known.until > self._clock() else await self._ask(digest)
         if key is None or key.revoked_at is not None:
             raise Unauthorized("The API key is unknown or revoked.")
+        now = self._now()
+        if key.expires_at is not None and key.expires_at <= now:
+            raise Unauthorized("The API key has expired: ask for a new one.", code="expired_api_key")
+        self._uses[key.id] = now
         return key
+
+    async def note_uses(self) -> None:
+        """Write when keys were last used since this was called last: a loop's work, never a request's.
+
+        Raises: StoreUnavailable; what was not written is written the next time.
+        """
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            await self._keys.note_uses(uses)
+        except BaseException:
+            self._uses = {**uses, **self._uses}
+            raise
 
     def forget(self, digest: str) -> None:
         """Look a key up again at its next use: it was revoked."""
@@ -100,14 +140,28 @@ class Keyring:
 
 
 def may(key: ApiKey, scope: str) -> bool:
-    """Say whether a key has a scope; `admin` has them all."""
-    return scope in key.scopes or "admin" in key.scopes
+    """Say whether a key has a scope, by its role or given to it; an admin key has them all."""
+    return key.role is Role.ADMIN or scope in SCOPES_OF_ROLE[key.role] or scope in key.scopes
 
 
-def require_scope(key: ApiKey, scope: str) -> None:
-    """Refuse a key without the scope.
+def require_scope(key: ApiKey, *scopes: str) -> None:
+    """Refuse a key that has none of the scopes.
 
     Raises: Forbidden.
     """
-    if not may(key, scope):
-        raise Forbidden(f"This needs the scope {scope!r}; the key {key.name!r} has {list(key.scopes)}.")
+    if not any(may(key, scope) for scope in scopes):
+        wanted = " or ".join(repr(scope) for scope in scopes)
+        has = f"the role {str(key.role)!r}" + (f" and the scopes {', '.join(key.scopes)}" if key.scopes else "")
+        raise Forbidden(f"This needs the scope {wanted}; the key {key.name!r} has {has}.")
+
+
+def may_use_task(key: ApiKey, task: str) -> bool:
+    """Say whether a key may use and see a task. For one that it may not, answer as if there were none."""
+    return not key.tasks or task in key.tasks
+
+
+def may_use_verifier(key: ApiKey, version: VerifierVersion, tasks: Mapping[str, Task]) -> bool:
+    """Say whether a key may use and see a registered verifier: one of its tasks, or its own. Likewise for the rest."""
+    if not key.tasks or version.owner == key.id:
+        return True
+    return any(pin.name == version.name for name in key.tasks if name in tasks for pin in tasks[name].verifiers)

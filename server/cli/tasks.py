@@ -42,6 +42,13 @@ class OnAbstain(StrEnum):
     ERROR = "error"
 
 
+class UnknownFields(StrEnum):
+    """What becomes of request fields that nobody knows."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
 class Promotion(StrEnum):
     """Who promotes an adapter that passed the gate."""
 
@@ -68,6 +75,9 @@ IntervalS = Annotated[float | None, typer.Option("--interval-s", min=1, help="St
 PromotionOption = Annotated[Promotion | None, typer.Option(help="auto: the gate promotes; approve: a human does.")]
 TrainingOptions = Annotated[
     list[str] | None, typer.Option("--option", help="KEY=VALUE of the trainer, e.g. steps=8. May be repeated.")
+]
+UnknownFieldsOption = Annotated[
+    UnknownFields | None, typer.Option(help="What becomes of request fields that nobody knows.")
 ]
 ReflectPrompt = Annotated[str | None, typer.Option(help="The words that ask for a reflection.")]
 RetryPrompt = Annotated[str | None, typer.Option(help="The words that ask for the retry.")]
@@ -103,6 +113,7 @@ def create(
     option: TrainingOptions = None,
     reflect_prompt: ReflectPrompt = None,
     retry_prompt: RetryPrompt = None,
+    unknown_fields: UnknownFieldsOption = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -136,6 +147,7 @@ def update(
     option: TrainingOptions = None,
     reflect_prompt: ReflectPrompt = None,
     retry_prompt: RetryPrompt = None,
+    unknown_fields: UnknownFieldsOption = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -148,7 +160,7 @@ def update(
         after = await _apply(database, before, given)
         changes = {
             field: getattr(after, field)
-            for field in ("verifiers", "verify", "retry", "training", "prompts")
+            for field in ("verifiers", "verify", "retry", "training", "prompts", "unknown_fields")
             if getattr(after, field) != getattr(before, field)
         }
         if not changes:
@@ -195,6 +207,7 @@ async def _apply(database: Database, task: Task, given: Mapping[str, Any]) -> Ta
         retry=replace(task.retry, **retry_fields),
         training=training,
         prompts={**task.prompts, **{name: text for name, text in words.items() if text}},
+        unknown_fields=said.get("unknown_fields", task.unknown_fields),
     )
 
 
@@ -226,6 +239,7 @@ def _print_task(task: Task, *, as_json: bool) -> None:
             "verify": task.verify.value,
             "retries": f"{retry.max_retries}, shown: {retry.show}, on failure: {retry.on_failure}",
             "reflection": f"at most {retry.reflection_max_tokens} tokens",
+            "unknown fields": task.unknown_fields,
             "rounds": _describe_rounds(training),
             "training options": training.options,
             "champion": f"{task.champion or '(base)'} (generation {task.generation})",

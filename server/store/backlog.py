@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from server.store.episode_insert import EpisodeInserter, set_aside
-from server.store.episode_rows import COLUMNS, EpisodeRows, Row
+from server.store.episode_rows import COLUMNS, SINCE, EpisodeRows, Row
 from server.store.spool import SpoolFile, TornFrame, leftovers
 
 log = structlog.get_logger(__name__)
@@ -148,14 +148,15 @@ class _Reader:
 def _arrange(record: EpisodeRows, columns: tuple[tuple[str, ...], ...]) -> EpisodeRows:
     """Bring a record that another version of the software wrote into the order of today's columns.
 
-    A column that is gone is dropped; one that is new is None, which the database takes or the record is set aside.
+    A column that is gone is dropped; one that is new has the value of the time before it, or is None, which the
+    database takes or the record is set aside.
     """
     if columns == COLUMNS:
         return record
 
     def arrange(row: Row, table: int) -> Row:
         values = dict(zip(columns[table], row, strict=True))
-        return tuple(values.get(column) for column in COLUMNS[table])
+        return tuple(values.get(column, SINCE.get(column)) for column in COLUMNS[table])
 
     return EpisodeRows(
         arrange(record.episode, 0),

@@ -23,6 +23,9 @@ Values = Mapping[str, Any]
 TABLES: tuple[Table, ...] = (tables.episodes, tables.attempts, tables.reflections)
 COLUMNS: tuple[tuple[str, ...], ...] = tuple(tuple(str(column.name) for column in table.columns) for table in TABLES)
 
+SINCE: Mapping[str, Any] = {"trains": True}
+"""What a column holds in a record that was spooled before there was such a column; None for any other."""
+
 _in_order = [itemgetter(*columns) for columns in COLUMNS]
 _deterministic = msgspec.json.Encoder(order="deterministic", enc_hook=dict)
 
@@ -72,6 +75,7 @@ def encode_episode(episode: Episode) -> EpisodeRows:
         "duration_ms": finite(episode.duration_ms),
         "split": episode.split,
         "problem": "" if request is None else identify_problem(request, bindings),
+        "trains": episode.trains,
     }
     return EpisodeRows(
         _order(values, 0),
@@ -161,6 +165,7 @@ def decode_episode(values: Values, attempts: list[Attempt], reflections: list[Re
         created_at=values["created_at"],
         duration_ms=values["duration_ms"],
         split=values["split"],
+        trains=values["trains"],
     )
 
 

@@ -49,8 +49,8 @@ class EpisodeStore:
     async def failures(self, task: str, *, since: float = 0, limit: int) -> list[Episode]:
         """Find what can be trained on: episodes of the training split, with content, whose first attempt failed.
 
-        Those that a reflection rescued come first, then the exhausted ones, each newest first; with token arrays.
-        `since`: only those made after this time.
+        Never those of a key that opted out of training. Those that a reflection rescued come first, then the exhausted
+        ones, each newest first; with token arrays. `since`: only those made after this time.
         """
         found: list[Episode] = []
         async with self._database.read() as connection:
@@ -73,8 +73,9 @@ class EpisodeStore:
     async def held_out(self, task: str, *, limit: int) -> list[Episode]:
         """Find problems for the gate: verified episodes of the held-out split, with content, without token arrays.
 
-        The newest problems come first. Of the episodes that asked the same (messages, tools and verifier arguments;
-        how it was sampled does not matter) only the newest is there.
+        Those of a key that opted out of training are not asked again either. The newest problems come first. Of the
+        episodes that asked the same (messages, tools and verifier arguments; how it was sampled does not matter) only
+        the newest is there.
         """
         newest = (
             select(func.max(episodes.c.id).label("id"))
@@ -82,6 +83,7 @@ class EpisodeStore:
                 episodes.c.task == task,
                 episodes.c.split == HELD_OUT,
                 episodes.c.store.is_(True),
+                episodes.c.trains.is_(True),
                 episodes.c.outcome.in_(VERIFIED),
             )
             .group_by(episodes.c.problem)
@@ -137,6 +139,7 @@ def _failures(task: str, since: float) -> Select:
         episodes.c.task == task,
         episodes.c.split == TRAINING,
         episodes.c.store.is_(True),
+        episodes.c.trains.is_(True),
         episodes.c.created_at > since,
     )
 

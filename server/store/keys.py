@@ -6,16 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain import ApiKey, new_id
-from server.errors import NotFound
+from server.domain import DEFAULT_SCOPES, ApiKey, KeyLimits, Role, Scope, new_id
+from server.errors import InvalidRequest, NotFound
 from server.store.database import Database
-from server.store.rows import clean_values, fetch_row, fetch_rows
-from server.store.tables import api_keys
+from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
+from server.store.tables import api_keys, tasks
 
 PREFIX = "mk-"
 SECRET_BYTES = 32
+PERIODS = ("total", "day", "month")
+BIGGEST_LIMIT = 2**31 - 1
+BIGGEST_BUDGET = 2**53 - 1  # what every client of JSON can still count to
+NOTED_EVERY_S = 60.0
+"""How old `last_used_at` may be before a later use is written."""
 
 
 def digest_secret(secret: str) -> str:
@@ -29,23 +36,37 @@ class KeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, name: str, scopes: Sequence[str]) -> tuple[str, ApiKey]:
-        """Make a key. The secret is returned here and never again."""
+    async def create(
+        self,
+        name: str,
+        role: str = Role.CLIENT,
+        *,
+        scopes: Sequence[str] | None = None,
+        tasks: Sequence[str] = (),
+        limits: KeyLimits | None = None,
+        trains: bool = True,
+        expires_at: float | None = None,
+    ) -> tuple[str, ApiKey]:
+        """Make a key. The secret is returned here and never again. `scopes` None: those that the role begins with.
+
+        Raises: InvalidRequest, naming the field, for what is unknown or does not go together.
+        """
+        given, limits = check_scopes(role, scopes), limits or KeyLimits()
+        check_limits(role, limits)
+        if expires_at is not None and expires_at <= time.time():
+            raise InvalidRequest("The key would have expired already.", param="expires_at")
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-        key = ApiKey(new_id("key"), name, digest_secret(secret), tuple(scopes), time.time())
-        values = {
-            "id": key.id,
-            "name": key.name,
-            "sha256": key.sha256,
-            "scopes": [*key.scopes],
-            "created_at": key.created_at,
-        }
+        key = ApiKey(
+            new_id("key"), name, digest_secret(secret), Role(role), given, tuple(dict.fromkeys(tasks)), limits,
+            trains=trains, created_at=time.time(), expires_at=expires_at,
+        )  # fmt: skip
         async with self._database.write() as connection:
-            await connection.execute(insert(api_keys).values(**clean_values(values)))
+            await _check_tasks(connection, key)
+            await connection.execute(insert(api_keys).values(**clean_values(_encode(key))))
         return secret, key
 
     async def by_sha256(self, digest: str) -> ApiKey | None:
-        """Find a key by the digest of its secret, a revoked one too: the caller looks at `revoked_at`."""
+        """Find a key by the digest of its secret, a revoked or expired one too: the caller looks at that."""
         async with self._database.read() as connection:
             row = await fetch_row(connection, select(api_keys).where(api_keys.c.sha256 == digest))
         return _decode(row) if row else None
@@ -55,6 +76,17 @@ class KeyStore:
         async with self._database.read() as connection:
             rows = await fetch_rows(connection, select(api_keys).order_by(api_keys.c.id))
         return [_decode(row) for row in rows]
+
+    async def note_uses(self, uses: Mapping[str, float]) -> None:
+        """Write when keys, by id, were last used, where what is written is a minute old."""
+        async with self._database.write() as connection:
+            for key_id, used_at in sorted(uses.items()):
+                written = func.coalesce(api_keys.c.last_used_at, 0.0)
+                await connection.execute(
+                    update(api_keys)
+                    .where(api_keys.c.id == key_id, written <= used_at - NOTED_EVERY_S)
+                    .values(last_used_at=used_at)
+                )
 
     async def revoke(self, key_id: str) -> ApiKey:
         """End a key; the time of the first revocation stays. Raises: NotFound."""
@@ -71,5 +103,67 @@ class KeyStore:
         return _decode(row)
 
 
+def check_scopes(role: str, scopes: Sequence[str] | None) -> tuple[str, ...]:
+    """Say which scopes a key of a role gets, given those that were asked for. Raises: InvalidRequest."""
+    if role not in set(Role):
+        raise InvalidRequest(f"There is no role {role!r}, only {', '.join(Role)}.", param="role")
+    if scopes is None:
+        return tuple(str(scope) for scope in DEFAULT_SCOPES) if role == Role.CLIENT else ()
+    if unknown := [scope for scope in scopes if scope not in set(Scope)]:
+        raise InvalidRequest(f"There is no scope {unknown[0]!r}, only {', '.join(Scope)}.", param="scopes")
+    if scopes and role != Role.CLIENT:
+        raise InvalidRequest(f"Scopes are for client keys; the role {str(role)!r} says all.", param="scopes")
+    return tuple(str(scope) for scope in dict.fromkeys(scopes))
+
+
+def check_limits(role: str, limits: KeyLimits) -> None:
+    """Refuse limits that make no sense. Raises: InvalidRequest."""
+    most = {
+        "requests_per_minute": BIGGEST_LIMIT,
+        "tokens_per_minute": BIGGEST_LIMIT,
+        "max_concurrent": BIGGEST_LIMIT,
+        "token_budget": BIGGEST_BUDGET,
+    }
+    for name, biggest in most.items():
+        value = getattr(limits, name)
+        if value is not None and not 1 <= value <= biggest:
+            raise InvalidRequest(f"{name} is from 1 to {biggest}; leave it out for none.", param=f"limits.{name}")
+    if limits.budget_period not in PERIODS:
+        raise InvalidRequest(f"A budget is one of {', '.join(PERIODS)}.", param="limits.budget_period")
+    if limits.budget_period != "total" and limits.token_budget is None:
+        raise InvalidRequest("A budget's period needs a token_budget.", param="limits.budget_period")
+    if limits.any and role in (Role.VIEWER, Role.APPROVER):
+        raise InvalidRequest(f"The role {str(role)!r} runs nothing that could be limited.", param="limits")
+
+
+async def _check_tasks(connection: AsyncConnection, key: ApiKey) -> None:
+    if key.tasks and key.role is not Role.CLIENT:
+        raise InvalidRequest(f"Tasks are for client keys; the role {str(key.role)!r} sees them all.", param="tasks")
+    known = {row["name"] for row in await fetch_rows(connection, select(tasks.c.name))} if key.tasks else set()
+    if missing := [name for name in key.tasks if name not in known]:
+        raise InvalidRequest(f"There is no task {missing[0]!r}.", param="tasks", code="task_not_found")
+
+
+def _encode(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "sha256": key.sha256,
+        "role": str(key.role),
+        "scopes": [*key.scopes],
+        "tasks": [*key.tasks],
+        "limits": to_json(key.limits),
+        "trains": key.trains,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+    }
+
+
 def _decode(row: Mapping[str, Any]) -> ApiKey:
-    return ApiKey(**{**row, "scopes": tuple(row["scopes"])})
+    made = {
+        "role": Role(row["role"]),
+        "scopes": tuple(row["scopes"]),
+        "tasks": tuple(row["tasks"]),
+        "limits": msgspec.convert(row["limits"], KeyLimits),
+    }
+    return ApiKey(**{**row, **made})

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -53,6 +54,7 @@ tasks = Table(
     Column("retry", Indexed, nullable=False),
     Column("training", Indexed, nullable=False),
     Column("prompts", Verbatim, nullable=False),
+    Column("unknown_fields", Name, nullable=False, server_default="refuse"),
     Column("champion", Name, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("created_at", Seconds, nullable=False),
@@ -66,6 +68,7 @@ verifiers = Table(
     Column("kind", Name, nullable=False),
     Column("config", Verbatim, nullable=False),
     Column("description", Text, nullable=False),
+    Column("owner", Name, nullable=False, server_default=""),  # the id of the key that registered the name
     Column("created_at", Seconds, nullable=False),
 )
 
@@ -90,6 +93,7 @@ episodes = Table(
     Column("duration_ms", Double, nullable=False),
     Column("split", Name, nullable=False),
     Column("problem", Name, nullable=False),  # a hash of what was asked, "" where it may not be kept
+    Column("trains", Boolean, nullable=False, server_default=true()),  # false: no round may select it
     Index("ix_episodes_failures", "task", "split", "outcome", "created_at"),
     Index("ix_episodes_problem", "task", "split", "problem", "id"),
     Index("ix_episodes_task_id", "task", "id"),
@@ -196,9 +200,27 @@ api_keys = Table(
     Column("id", Id, primary_key=True),
     Column("name", Name, nullable=False),
     Column("sha256", Name, nullable=False, unique=True),
+    Column("role", Name, nullable=False, server_default="client"),
     Column("scopes", Indexed, nullable=False),
+    Column("tasks", Indexed, nullable=False, server_default="[]"),
+    Column("limits", Indexed, nullable=False, server_default="{}"),
+    Column("trains", Boolean, nullable=False, server_default=true()),
     Column("created_at", Seconds, nullable=False),
+    Column("expires_at", Seconds),
     Column("revoked_at", Seconds),
+    Column("last_used_at", Seconds),
+)
+
+# One row a limited key: what all processes together have used of it. Its lock is what makes the limits strict.
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("key", Id, primary_key=True),
+    Column("requests", Indexed, nullable=False),  # [[second, how many], ...]: the last minute's
+    Column("tokens", Indexed, nullable=False),  # likewise
+    Column("slots", Indexed, nullable=False),  # process -> [how many it holds, when it was seen last]
+    Column("period", Name, nullable=False),  # the budget's: "2026-11-21", "2026-11" or ""
+    Column("spent", BigInteger, nullable=False),  # tokens, in that period
 )
 
 events = Table(

@@ -16,7 +16,7 @@ from server.store.fencing import RoundEpoch, fence
 from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
 from server.store.tables import tasks
 
-CHANGEABLE = frozenset({"verifiers", "verify", "retry", "training", "prompts"})
+CHANGEABLE = frozenset({"verifiers", "verify", "retry", "training", "prompts", "unknown_fields"})
 
 
 class TaskStore:
@@ -48,7 +48,7 @@ class TaskStore:
         return [_decode(row) for row in rows]
 
     async def update(self, name: str, **changes: Any) -> Task:
-        """Change a task's `verifiers`, `verify`, `retry`, `training` or `prompts`.
+        """Change a task's `verifiers`, `verify`, `retry`, `training`, `prompts` or `unknown_fields`.
 
         Raises: NotFound; TypeError for any other field (the champion moves with `flip_champion` alone).
         """
@@ -97,6 +97,7 @@ def _encode(task: Task) -> dict[str, Any]:
             "retry": to_json(task.retry),
             "training": to_json(task.training),
             "prompts": dict(task.prompts),
+            "unknown_fields": task.unknown_fields,
             "champion": task.champion,
             "generation": task.generation,
             "created_at": task.created_at,
@@ -112,6 +113,7 @@ def _decode(row: Mapping[str, Any]) -> Task:
         retry=msgspec.convert(row["retry"], RetryPolicy),
         training=msgspec.convert(row["training"], TrainingPolicy),
         prompts=row["prompts"],
+        unknown_fields=row["unknown_fields"],
         champion=row["champion"],
         generation=row["generation"],
         created_at=row["created_at"],

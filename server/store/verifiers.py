@@ -22,16 +22,20 @@ class VerifierStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, name: str, kind: str, config: Mapping[str, Any], description: str = "") -> VerifierVersion:
-        """Add the next version of a verifier, the first if the name is new.
+    async def add(
+        self, name: str, kind: str, config: Mapping[str, Any], description: str = "", *, owner: str = ""
+    ) -> VerifierVersion:
+        """Add the next version of a verifier, the first if the name is new; a name keeps its first owner.
 
         Raises: Conflict if others add versions of it faster than this one can.
         """
         values = clean_values({"name": name, "kind": kind, "description": description, "created_at": time.time()})
         version = select(func.coalesce(func.max(verifiers.c.version), 0) + 1).where(verifiers.c.name == values["name"])
+        first = select(verifiers.c.owner).where(verifiers.c.name == values["name"], verifiers.c.version == 1)
+        kept = func.coalesce(first.scalar_subquery(), owner)
         statement = (
             insert(verifiers)
-            .values(**values, config=to_json(config), version=version.scalar_subquery())
+            .values(**values, config=to_json(config), version=version.scalar_subquery(), owner=kept)
             .returning(verifiers)
         )
         for _ in range(MAX_RACES):

@@ -6,7 +6,7 @@ Called by `mulligan up` and `mulligan demo`; repeating it changes nothing.
 import asyncio
 import re
 
-from server.domain import Task
+from server.domain import Role, Task
 from server.errors import Conflict, StoreUnavailable
 from server.settings import Settings
 from server.store import migrations
@@ -42,7 +42,7 @@ async def make_first_key(settings: Settings) -> str | None:
         keys = KeyStore(database)
         if await keys.list():
             return None
-        secret, _ = await keys.create("first", ("admin",))
+        secret, _ = await keys.create("first", Role.ADMIN)
         return secret
     finally:
         await database.close()
@@ -66,7 +66,7 @@ async def make_key(settings: Settings, name: str) -> str:
     """Create one more admin key and return its secret."""
     database = Database(settings.database_url)
     try:
-        secret, _ = await KeyStore(database).create(name, ("admin",))
+        secret, _ = await KeyStore(database).create(name, Role.ADMIN)
         return secret
     finally:
         await database.close()

@@ -21,10 +21,10 @@ async def read_key(request: Request) -> ApiKey:
 Caller = Annotated[ApiKey, Depends(read_key)]
 
 
-def needs(scope: str) -> Callable[[ApiKey], Awaitable[None]]:
-    """Make the dependency that refuses keys without a scope."""
+def needs(*scopes: str) -> Callable[[ApiKey], Awaitable[None]]:
+    """Make the dependency that refuses keys with none of the scopes."""
 
     async def check(key: Caller) -> None:
-        require_scope(key, scope)
+        require_scope(key, *scopes)
 
     return check

@@ -3,21 +3,24 @@
 from fastapi import APIRouter, Depends
 
 from server.adapters import hot_swap
+from server.api.auth import APPROVE, READ_ALL
 from server.api.context import Rooms
 from server.api.rest.access import Caller, needs
 from server.api.rest.schemas import Page, PromotionBody
 from server.domain import Adapter, Task
 
-router = APIRouter(prefix="/v1", tags=["adapters"], dependencies=[Depends(needs("admin"))])
+router = APIRouter(prefix="/v1", tags=["adapters"])
+reader = [Depends(needs(READ_ALL))]
+approver = [Depends(needs(APPROVE))]
 
 
-@router.get("/adapters")
+@router.get("/adapters", dependencies=reader)
 async def list_adapters(rooms: Rooms, task: str | None = None) -> Page[Adapter]:
     """List the adapters."""
     return Page(data=await rooms.adapters.list(task))
 
 
-@router.post("/adapters/{name}/promote")
+@router.post("/adapters/{name}/promote", dependencies=approver)
 async def promote_adapter(name: str, rooms: Rooms, key: Caller, body: PromotionBody | None = None) -> Task:
     """Make an adapter its task's champion. It is marked as forced, unless the gate passed it and `forced` is false."""
     forced = body.forced if body else PromotionBody().forced
@@ -35,7 +38,7 @@ async def promote_adapter(name: str, rooms: Rooms, key: Caller, body: PromotionB
     return task
 
 
-@router.post("/tasks/{name}/rollback")
+@router.post("/tasks/{name}/rollback", dependencies=approver)
 async def roll_back_task(name: str, rooms: Rooms, key: Caller) -> Task:
     """Put a task's former champion back."""
     task = await hot_swap.rollback(

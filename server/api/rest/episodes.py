@@ -1,4 +1,4 @@
-"""`/v1/episodes`: what was asked, answered, checked and reflected. A key sees its own; an admin key sees all."""
+"""`/v1/episodes`: what was asked, answered, checked and reflected. A client key sees its own; the others see all."""
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -8,14 +8,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from server.api.auth import may
+from server.api.auth import READ, READ_ALL, may
 from server.api.context import Rooms
 from server.api.render import render_usage
 from server.api.rest.access import Caller, needs
 from server.domain import Episode, Outcome
 from server.errors import NotFound
 
-router = APIRouter(prefix="/v1/episodes", tags=["episodes"], dependencies=[Depends(needs("inference"))])
+router = APIRouter(prefix="/v1/episodes", tags=["episodes"], dependencies=[Depends(needs(READ))])
 
 
 @router.get("")
@@ -30,7 +30,7 @@ async def list_episodes(
     before: str | None = None,
 ) -> Response:
     """List episodes, newest first, without token ids. `before` is the last id of the page before."""
-    owner = key if may(caller, "admin") else caller.id
+    owner = key if may(caller, READ_ALL) else caller.id
     found = await rooms.episodes.list(task=task, outcome=outcome, key=owner, limit=limit + 1, before=before)
     data = [render_episode(episode, tokens=False) for episode in found[:limit]]
     return _respond({"object": "list", "data": data, "has_more": len(found) > limit})
@@ -40,7 +40,7 @@ async def list_episodes(
 async def show_episode(episode_id: str, rooms: Rooms, caller: Caller, *, tokens: bool = False) -> Response:
     """Show an episode, with the token ids and logprobs of its reflections where `tokens` asks for them."""
     episode = await rooms.episodes.get(episode_id)
-    if episode is None or not (may(caller, "admin") or episode.key == caller.id):
+    if episode is None or not (may(caller, READ_ALL) or episode.key == caller.id):
         raise NotFound(f"There is no episode {episode_id!r}.", code="episode_not_found")
     return _respond(render_episode(episode, tokens=tokens))
 

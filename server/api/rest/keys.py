@@ -6,19 +6,29 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
+from server.api.auth import ADMIN
 from server.api.context import Rooms
 from server.api.rest.access import Caller, needs
 from server.api.rest.schemas import KeyBody
-from server.domain import ApiKey, Event
+from server.domain import ApiKey, Event, KeyLimits
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[Depends(needs("admin"))])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[Depends(needs(ADMIN))])
 
 
 @router.post("", status_code=201)
 async def create_key(body: KeyBody, rooms: Rooms, caller: Caller) -> dict[str, Any]:
     """Make a key; `key` holds its secret, this once."""
-    secret, made = await rooms.keys.create(body.name, tuple(body.scopes))
-    await rooms.events.add(Event("key.created", made.id, caller.id, {"scopes": body.scopes}, time.time()))
+    secret, made = await rooms.keys.create(
+        body.name,
+        body.role,
+        scopes=body.scopes,
+        tasks=body.tasks,
+        limits=KeyLimits(**body.limits.model_dump()),
+        trains=body.trains,
+        expires_at=body.expires_at,
+    )
+    details = {"role": made.role, "scopes": made.scopes, "tasks": made.tasks}
+    await rooms.events.add(Event("key.created", made.id, caller.id, details, time.time()))
     return {**_render(made), "key": secret}
 
 

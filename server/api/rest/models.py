@@ -1,16 +1,16 @@
-"""`GET /v1/models`: what a client may name as its model. The base model, the tasks, and for admin keys the adapters."""
+"""`GET /v1/models`: what a client may name as its model. The base model, tasks and adapters, as far as the key may."""
 
 from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from server.api.auth import may
+from server.api.auth import READ, READ_ALL, may, may_use_task
 from server.api.context import Context, Rooms
 from server.api.rest.access import Caller, needs
-from server.domain import Adapter, ApiKey, Task
+from server.domain import DEFAULT_TASK, Adapter, ApiKey, Scope, Task
 from server.errors import NotFound
 
-router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(needs("inference"))])
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(needs(READ))])
 
 
 @router.get("")
@@ -30,12 +30,13 @@ async def show_model(model: str, rooms: Rooms, key: Caller) -> dict[str, Any]:
 
 async def _models(rooms: Context, key: ApiKey) -> list[dict[str, Any]]:
     tasks = (await rooms.roster.refresh()).tasks.values()
-    adapters = await rooms.adapters.list() if may(key, "admin") else []
-    base = {"kind": "base", "path": rooms.settings.engine.model} if may(key, "admin") else {"kind": "base"}
+    adapters = await rooms.adapters.list() if may(key, READ_ALL) or may(key, Scope.PIN_ADAPTERS) else []
+    about = {"kind": "base", "path": rooms.settings.engine.model} if may(key, READ_ALL) else {"kind": "base"}
+    base = _render(rooms.settings.engine.model_name, 0.0, about)
     return [
-        _render(rooms.settings.engine.model_name, 0.0, base),
-        *(_render_task(task) for task in tasks),
-        *(_render_adapter(adapter) for adapter in adapters),
+        *([base] if may_use_task(key, DEFAULT_TASK) else []),  # named alone, it is served under that task's policy
+        *(_render_task(task) for task in tasks if may_use_task(key, task.name)),
+        *(_render_adapter(adapter) for adapter in adapters if may_use_task(key, adapter.task)),
     ]
 
 

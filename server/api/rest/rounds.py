@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from server.api.auth import ADMIN, APPROVE, READ_ALL
 from server.api.context import Rooms
 from server.api.rest.access import Caller, needs
 from server.api.rest.schemas import Page, RoundBody
@@ -13,10 +14,11 @@ from server.api.rest.tasks import find_task
 from server.domain import Event, Round
 from server.errors import NotFound
 
-router = APIRouter(prefix="/v1", tags=["rounds"], dependencies=[Depends(needs("admin"))])
+router = APIRouter(prefix="/v1", tags=["rounds"])
+reader = [Depends(needs(READ_ALL))]
 
 
-@router.post("/tasks/{task}/rounds", status_code=201)
+@router.post("/tasks/{task}/rounds", dependencies=[Depends(needs(ADMIN))], status_code=201)
 async def start_round(task: str, rooms: Rooms, key: Caller, body: RoundBody | None = None) -> Round:
     """Ask for a round of a task. 409 while one is queued or running."""
     await find_task(task, rooms)
@@ -27,7 +29,7 @@ async def start_round(task: str, rooms: Rooms, key: Caller, body: RoundBody | No
     return queued
 
 
-@router.get("/rounds")
+@router.get("/rounds", dependencies=reader)
 async def list_rounds(
     rooms: Rooms, task: str | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> Page[Round]:
@@ -35,7 +37,7 @@ async def list_rounds(
     return Page(data=await rooms.rounds.list(task, limit))
 
 
-@router.get("/rounds/{round_id}")
+@router.get("/rounds/{round_id}", dependencies=reader)
 async def show_round(round_id: str, rooms: Rooms) -> dict[str, Any]:
     """Show a round with its steps."""
     found = await rooms.rounds.get(round_id)
@@ -44,7 +46,7 @@ async def show_round(round_id: str, rooms: Rooms) -> dict[str, Any]:
     return {"round": found, "steps": await rooms.rounds.steps(round_id)}
 
 
-@router.post("/rounds/{round_id}/cancel")
+@router.post("/rounds/{round_id}/cancel", dependencies=[Depends(needs(APPROVE))])
 async def cancel_round(round_id: str, rooms: Rooms, key: Caller) -> Round:
     """Ask a round to stop; it ends at its next step."""
     cancelled = await rooms.rounds.request_cancel(round_id)

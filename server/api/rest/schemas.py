@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from server.domain import TrainingPolicy, VerifyMode
+from server.domain import KeyLimits, TrainingPolicy, VerifyMode
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ class TaskChanges(Body):
     retry: RetryBody | None = None
     training: TrainingBody | None = None
     prompts: PromptsBody | None = None
+    unknown_fields: Literal["refuse", "ignore"] | None = None
 
 
 class TaskBody(TaskChanges):
@@ -97,6 +98,18 @@ class VerifierBody(Body):
     kind: str
     config: Json = Field(default_factory=dict)
     description: str = ""
+
+
+class VerifierView(BaseModel):
+    """A version of a verifier; `config` is null where the key may use it but not read what it is made of."""
+
+    name: str
+    version: int
+    kind: str
+    config: Json | None
+    description: str
+    owner: str
+    created_at: float
 
 
 class VerifierTrial(Body):
@@ -122,8 +135,23 @@ class PromotionBody(Body):
     forced: bool = True
 
 
+class KeyLimitsBody(Body):
+    """What a key may use; what is left out is not limited."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrent: int | None = None
+    token_budget: int | None = None
+    budget_period: str = KeyLimits().budget_period
+
+
 class KeyBody(Body):
-    """A new API key."""
+    """A new API key. `docs/keys.md` has the roles, the scopes and the exact meaning of the limits."""
 
     name: str = Field(min_length=1, max_length=200)
-    scopes: list[Literal["inference", "verifiers", "admin"]] = Field(["inference"], min_length=1)
+    role: str = "client"
+    scopes: list[str] | None = None  # those that the role begins with
+    tasks: list[str] = Field(default_factory=list)  # the only ones that it may use; none named: all
+    limits: KeyLimitsBody = Field(default_factory=KeyLimitsBody)
+    trains: bool = True
+    expires_at: float | None = None  # Unix seconds

@@ -1,4 +1,4 @@
-"""`/v1/tasks`: named lines of work. Reading is for every key; making and changing them is for admins.
+"""`/v1/tasks`: named lines of work. A key reads those that it may use; admins make and change them.
 
 A task's verifiers are pinned when it is written: a later version of a verifier changes no task by itself.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
+from server.api.auth import ADMIN, READ, may_use_task
 from server.api.context import Context, Rooms
 from server.api.resolution import check_when
 from server.api.rest.access import Caller, needs
@@ -17,19 +18,21 @@ from server.domain import ApiKey, Event, RetryPolicy, Task, TaskVerifier, Traini
 from server.errors import Conflict, InvalidRequest, NotFound
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
-admin = [Depends(needs("admin"))]
-reader = [Depends(needs("inference"))]
+admin = [Depends(needs(ADMIN))]
+reader = [Depends(needs(READ))]
 
 
 @router.get("", dependencies=reader)
-async def list_tasks(rooms: Rooms) -> Page[Task]:
-    """List the tasks."""
-    return Page(data=await rooms.tasks.list())
+async def list_tasks(rooms: Rooms, key: Caller) -> Page[Task]:
+    """List the tasks that the key may use."""
+    return Page(data=[task for task in await rooms.tasks.list() if may_use_task(key, task.name)])
 
 
 @router.get("/{name}", dependencies=reader)
-async def show_task(name: str, rooms: Rooms) -> Task:
+async def show_task(name: str, rooms: Rooms, key: Caller) -> Task:
     """Show a task."""
+    if not may_use_task(key, name):
+        raise _no_task(name)
     return await find_task(name, rooms)
 
 
@@ -57,8 +60,12 @@ async def find_task(name: str, rooms: Context) -> Task:
     """Find a task. Raises: NotFound."""
     task = await rooms.tasks.get(name)
     if task is None:
-        raise NotFound(f"There is no task {name!r}.", param="task", code="task_not_found")
+        raise _no_task(name)
     return task
+
+
+def _no_task(name: str) -> NotFound:
+    return NotFound(f"There is no task {name!r}.", param="task", code="task_not_found")
 
 
 async def _note(kind: str, task: Task, key: ApiKey, rooms: Context, changed: list[str] | None = None) -> None:
@@ -79,6 +86,8 @@ async def _read_changes(body: TaskChanges, task: Task, rooms: Context) -> dict[s
         changes["retry"] = replace(task.retry, **_named(body.retry.model_dump(exclude_unset=True), RetryPolicy()))
         if changes["retry"].max_retries > (most := rooms.settings.limits.max_retries):
             raise InvalidRequest(f"At most {most} retries are taken.", param="retry.max_retries")
+    if body.unknown_fields is not None:
+        changes["unknown_fields"] = body.unknown_fields
     if body.training is not None:
         named = _named(body.training.model_dump(exclude_unset=True), TrainingPolicy())
         changes["training"] = replace(task.training, **named)

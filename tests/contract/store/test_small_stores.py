@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.domain import Adapter, AdapterStatus, Event
+from server.domain import Adapter, AdapterStatus, Event, KeyLimits
 from server.errors import Conflict, NotFound, StoreUnavailable
 from server.store.adapters import AdapterStore
 from server.store.database import Database
@@ -63,10 +63,11 @@ async def test_a_status_moves_and_force_stays_marked(database: Database) -> None
 
 async def test_a_key_is_found_by_the_digest_of_its_secret_alone(database: Database) -> None:
     keys = KeyStore(database)
-    secret, key = await keys.create("ci", ["inference", "verifiers"])
+    secret, key = await keys.create("ci", scopes=["register_code", "pin_adapters"])
     assert re.fullmatch(r"mk-[A-Za-z0-9_-]{43}", secret)
     assert key.sha256 == hashlib.sha256(secret.encode()).hexdigest() == digest_secret(secret)
-    assert (key.name, key.scopes, key.revoked_at) == ("ci", ("inference", "verifiers"), None)
+    assert (key.name, key.role, key.scopes) == ("ci", "client", ("register_code", "pin_adapters"))
+    assert (key.tasks, key.limits, key.trains, key.revoked_at) == ((), KeyLimits(), True, None)
     assert await keys.by_sha256(key.sha256) == key
     assert await keys.by_sha256(digest_secret("mk-other")) is None
     assert secret not in repr(await keys.list())
@@ -74,13 +75,13 @@ async def test_a_key_is_found_by_the_digest_of_its_secret_alone(database: Databa
 
 async def test_secrets_differ(database: Database) -> None:
     keys = KeyStore(database)
-    assert (await keys.create("a", []))[0] != (await keys.create("a", []))[0]
+    assert (await keys.create("a"))[0] != (await keys.create("a"))[0]
     assert len(await keys.list()) == 2
 
 
 async def test_a_revoked_key_is_still_found_and_says_so(database: Database) -> None:
     keys = KeyStore(database)
-    _, key = await keys.create("old", ["admin"])
+    _, key = await keys.create("old", "admin")
     revoked = await keys.revoke(key.id)
     assert revoked.revoked_at is not None
     await asyncio.sleep(0.002)

@@ -41,5 +41,5 @@ def api(folder: Path, api_database: str, wire_engine: WireEngine) -> Iterator[Ap
 @pytest.fixture
 def client(api: ApiServer) -> Iterator[OpenAI]:
     """The SDK, as a client of the API uses it."""
-    with OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["inference"], max_retries=0, timeout=20) as sdk:
+    with OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["client"], max_retries=0, timeout=20) as sdk:
         yield sdk

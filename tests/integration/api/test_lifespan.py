@@ -38,7 +38,7 @@ async def settings(tmp_path, sqlite_url):
 async def secret(settings):
     database = Database(settings.database_url)
     try:
-        return (await KeyStore(database).create("k", ["admin"]))[0]
+        return (await KeyStore(database).create("k", "admin"))[0]
     finally:
         await database.close()
 
@@ -84,7 +84,7 @@ async def test_while_the_database_is_away_known_keys_are_served_and_nothing_is_l
         database_url=url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False),
     )
     direct = Database(postgres_url)
-    secret, _ = await KeyStore(direct).create("k", ["admin"])
+    secret, _ = await KeyStore(direct).create("k", "admin")
     engine = ScriptedEngine(["5", "Hm.", "4"])
     async with live(settings, engine) as app:
         assert (await ask(app, "GET", "/v1/models", key=secret)).status == 200
@@ -112,7 +112,7 @@ async def test_a_start_without_a_database_serves_once_it_is_there(tmp_path):
         assert (await ask(app, "GET", "/v1/models", key="mk-1")).status == 503
         migrations.upgrade(settings.database_url)
         database = Database(settings.database_url)
-        secret, _ = await KeyStore(database).create("k", ["admin"])
+        secret, _ = await KeyStore(database).create("k", "admin")
         async with asyncio.timeout(20):
             while (await chat(app, secret)).status != 200:
                 await asyncio.sleep(0.05)

@@ -88,7 +88,7 @@ def test_the_sdks_own_stream_helper_understands_it(client):
 def test_on_failure_error_is_not_retried_by_the_sdk(api, wire_engine):
     before = len(wire_engine.requests)
     with (
-        OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["inference"], max_retries=2) as client,
+        OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["client"], max_retries=2) as client,
         pytest.raises(openai.UnprocessableEntityError) as caught,
     ):
         client.chat.completions.create(

@@ -17,14 +17,14 @@ FOUR = [{"kind": "regex", "config": {"pattern": "4"}}]
 
 def chat(api, text, **fields):
     body = {"model": "default", "messages": [{"role": "user", "content": text}], **fields}
-    return api.ask("POST", "/v1/chat/completions", body, key="inference")
+    return api.ask("POST", "/v1/chat/completions", body, key="client")
 
 
 def read_stream(api, text):
     """Read a stream to its end; return the episode's id."""
     connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
     body = {"model": "default", "messages": [{"role": "user", "content": text}], "stream": True}
-    headers = {"authorization": f"Bearer {api.keys['inference']}"}
+    headers = {"authorization": f"Bearer {api.keys['client']}"}
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
@@ -68,7 +68,7 @@ def test_who_leaves_stops_the_engine_and_is_logged(api, wire_engine, stream):
     before = {one["id"] for one in api.ask("GET", "/v1/episodes?limit=200")[1]["data"]}
     connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
     body = {"model": "sums", "messages": [{"role": "user", "content": "sleep 20"}], "stream": stream}
-    headers = {"authorization": f"Bearer {api.keys['inference']}"}
+    headers = {"authorization": f"Bearer {api.keys['client']}"}
     asked = len(wire_engine.requests)
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
     wait_for(lambda: len(wire_engine.requests) > asked)
@@ -84,7 +84,7 @@ def test_who_leaves_stops_the_engine_and_is_logged(api, wire_engine, stream):
 
 
 def test_a_revoked_key_is_refused_within_a_second_by_every_process(api):
-    secret, key = with_database(api.settings.database_url, lambda db: KeyStore(db).create("gone", ["inference"]))
+    secret, key = with_database(api.settings.database_url, lambda db: KeyStore(db).create("gone"))
     api.keys["gone"] = secret
     assert api.ask("GET", "/v1/models", key="gone")[0] == 200
     with_database(api.settings.database_url, lambda db: KeyStore(db).revoke(key.id))  # as another process would

@@ -15,7 +15,7 @@ from server.store.tasks import TaskStore
 from tests.fixtures.server import with_database
 
 
-def chat(api, text="4", *, key="inference", model="sums", headers=None, **fields):
+def chat(api, text="4", *, key="client", model="sums", headers=None, **fields):
     body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
     return api.ask("POST", "/v1/chat/completions", body, key=key, headers=headers)
 
@@ -30,8 +30,8 @@ def test_tasks_are_made_shown_and_changed(api):
     assert status == 200
     assert (changed["retry"]["max_retries"], changed["retry"]["show"]) == (2, "reason")
     assert (changed["verify"], changed["prompts"]) == ("observe", {"reflect": "Why?"})
-    assert api.ask("GET", "/v1/tasks/t1", key="inference")[1] == changed
-    assert "t1" in [task["name"] for task in api.ask("GET", "/v1/tasks", key="inference")[1]["data"]]
+    assert api.ask("GET", "/v1/tasks/t1", key="client")[1] == changed
+    assert "t1" in [task["name"] for task in api.ask("GET", "/v1/tasks", key="client")[1]["data"]]
     cleared = api.ask("PATCH", "/v1/tasks/t1", {"retry": {"show": None}, "prompts": {"reflect": None}})[1]
     assert (cleared["retry"]["show"], cleared["prompts"]) == ("verdict", {})
 
@@ -79,9 +79,9 @@ def test_what_is_missing_is_404(api):
 def test_verifiers_have_immutable_versions(api):
     for number, pattern in enumerate(("a", "b"), start=1):
         body = {"name": "letters", "kind": "regex", "config": {"pattern": pattern}, "description": "d"}
-        status, made, _ = api.ask("POST", "/v1/verifiers", body, key="verifiers")
+        status, made, _ = api.ask("POST", "/v1/verifiers", body, key="registrar")
         assert (status, made["version"], made["config"]) == (201, number, {"pattern": pattern})
-    versions = api.ask("GET", "/v1/verifiers/letters/versions", key="verifiers")[1]["data"]
+    versions = api.ask("GET", "/v1/verifiers/letters/versions", key="registrar")[1]["data"]
     assert [one["version"] for one in versions] in ([1, 2], [2, 1])
     assert api.ask("GET", "/v1/verifiers/letters")[1]["version"] == 2
     assert api.ask("GET", "/v1/verifiers/letters?version=1")[1]["config"] == {"pattern": "a"}
@@ -105,14 +105,14 @@ def test_verifiers_that_do_not_compile(api, body):
 
 def test_a_verifier_is_tried_on_the_live_path(api):
     run = "/v1/verifiers/four/run"
-    assert api.ask("POST", run, {"answer": "4"}, key="verifiers")[1]["status"] == "passed"
-    status, said, _ = api.ask("POST", run, {"answer": {"role": "assistant", "content": "5"}}, key="verifiers")
+    assert api.ask("POST", run, {"answer": "4"}, key="registrar")[1]["status"] == "passed"
+    status, said, _ = api.ask("POST", run, {"answer": {"role": "assistant", "content": "5"}}, key="registrar")
     assert (status, said["status"], said["score"], said["verifier"]) == (200, "failed", 0.0, "four@1")
     assert said["verdicts"][0]["reason"] == said["reason"] == "the pattern does not match"
     skipped = api.ask("POST", run, {"answer": "4", "when": {"answer": "tool_call"}})[1]
     assert skipped["status"] == "skipped"
     assert api.ask("POST", run, {"answer": "4", "args": {"x": 1}})[0] in (200, 400)
-    assert api.ask("POST", run, {"answer": "4"}, key="inference")[0] == 403
+    assert api.ask("POST", run, {"answer": "4"}, key="client")[0] == 403
 
 
 def test_user_code_checks_answers(api):
@@ -144,7 +144,7 @@ def test_episodes_are_seen_by_their_own_key_only(api):
 
 def test_an_episode_shows_everything_that_was_done(api):
     _, answer, headers = chat(api, "5 | I miscounted. | 4", user="u7")
-    shown = api.ask("GET", f"/v1/episodes/{headers['x-mulligan-episode']}", key="inference")[1]
+    shown = api.ask("GET", f"/v1/episodes/{headers['x-mulligan-episode']}", key="client")[1]
     assert (shown["outcome"], shown["task"], shown["adapter"]) == ("recovered", "sums", "")
     assert shown["request"]["user"] == "u7"
     assert [attempt["answer"]["content"] for attempt in shown["attempts"]] == ["5", "4"]
@@ -154,7 +154,7 @@ def test_an_episode_shows_everything_that_was_done(api):
     (reflection,) = shown["reflections"]
     assert reflection["text"] == "I miscounted."
     assert "token_ids" not in reflection
-    whole = api.ask("GET", f"/v1/episodes/{shown['id']}?tokens=true", key="inference")[1]
+    whole = api.ask("GET", f"/v1/episodes/{shown['id']}?tokens=true", key="client")[1]
     assert whole["reflections"][0]["token_ids"] == [0, 1, 2]
     assert whole["reflections"][0]["logprobs"] == [-0.5] * 3
     assert len(whole["reflections"][0]["prompt_ids"]) == 10
@@ -163,7 +163,7 @@ def test_an_episode_shows_everything_that_was_done(api):
 def test_store_false_leaves_a_row_without_content(api):
     _, answer, headers = chat(api, "5 secret | secret | 4 secret", store=False)
     assert answer["choices"][0]["message"]["content"] == "4 secret"
-    shown = api.ask("GET", f"/v1/episodes/{headers['x-mulligan-episode']}", key="inference")[1]
+    shown = api.ask("GET", f"/v1/episodes/{headers['x-mulligan-episode']}", key="client")[1]
     assert (shown["store"], shown["request"], shown["outcome"]) == (False, None, "recovered")
     assert shown["usage"] == answer["usage"]
     assert "secret" not in str(shown)
@@ -174,13 +174,13 @@ def test_store_false_leaves_a_row_without_content(api):
 def test_odd_text_is_logged(api):
     status, answer, headers = chat(api, "null \x00 and \U0001f600", model="base")
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "null \x00 and \U0001f600")
-    shown = api.ask("GET", f"/v1/episodes/{headers['x-mulligan-episode']}", key="inference")[1]
+    shown = api.ask("GET", f"/v1/episodes/{headers['x-mulligan-episode']}", key="client")[1]
     assert shown["attempts"][0]["answer"]["content"] == "null \u2400 and \U0001f600"
 
 
 def test_keys_are_made_shown_once_and_revoked(api):
-    status, made, _ = api.ask("POST", "/v1/keys", {"name": "app", "scopes": ["inference"]})
-    assert (status, made["scopes"], made["key"].startswith("mk-")) == (201, ["inference"], True)
+    status, made, _ = api.ask("POST", "/v1/keys", {"name": "app", "scopes": ["inline_verifiers"]})
+    assert (status, made["scopes"], made["key"].startswith("mk-")) == (201, ["inline_verifiers"], True)
     listed = api.ask("GET", "/v1/keys")[1]
     assert made["id"] in [key["id"] for key in listed["data"]]
     assert made["key"] not in str(listed)
@@ -222,7 +222,7 @@ def test_a_promotion_by_hand_and_a_rollback(api, wire_engine, tmp_path):
     assert adapters[names[1]]["forced"] is True
     models = [model["id"] for model in api.ask("GET", "/v1/models")[1]["data"]]
     assert set(names) < set(models)
-    assert names[0] not in str(api.ask("GET", "/v1/models", key="inference")[1]["data"])
+    assert names[0] not in str(api.ask("GET", "/v1/models", key="client")[1]["data"])
     assert chat(api, model="base", task="sums")[2]["x-mulligan-adapter"] == ""
     assert api.ask("POST", "/v1/tasks/sums/rollback")[1]["champion"] == names[0]
     assert chat(api)[2]["x-mulligan-adapter"] == names[0]

@@ -63,9 +63,9 @@ def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
 
 
 def test_keys_are_created_listed_and_revoked(folder: Path):
-    made = run_json("keys", "create", "app", "--scope", "inference", "--scope", "verifiers")
+    made = run_json("keys", "create", "app", "--scope", "register_code", "--scope", "pin_adapters")
     assert made["secret"].startswith("mk-")
-    assert made["scopes"] == ["inference", "verifiers"]
+    assert (made["role"], made["scopes"]) == ("client", ["register_code", "pin_adapters"])
     listed = run_json("keys", "list")
     assert [key["name"] for key in listed] == ["app"]
     assert made["secret"] not in json.dumps(listed)

@@ -15,7 +15,7 @@ from server.store import migrations
 from server.store.database import Database
 from server.store.tables import metadata
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 async def inspect_database(url: str, work):

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from local_engine.chat import complete_chat, read_chat, stream_chat
+from local_engine.completions import complete_text, read_text, stream_text
 from local_engine.errors import DecodingFailed, Refused
 from local_engine.generation import generate
 from local_engine.models import AdapterLimits, load_base
@@ -90,6 +91,10 @@ class App:
             ("POST", "/abort_request"): self._abort,
             ("POST", "/detokenize"): self._detokenize,
         }
+        self._answering = {
+            ("POST", "/v1/chat/completions"): self._chat,
+            ("POST", "/v1/completions"): self._complete_text,
+        }
 
     def drop_requests(self) -> None:
         """Abort what is in flight, because the engine ends: nobody can wait for it."""
@@ -148,17 +153,17 @@ class App:
             await _send_json(send, 503, _error("the model is loading", 503))
             return
         endpoint = self._routes.get((method, path))
-        chats = (method, path) == ("POST", "/v1/chat/completions")
-        if endpoint is None and not chats:
+        answer = self._answering.get((method, path))
+        if endpoint is None and answer is None:
             await _send_json(send, 404, _error(f"no {method} {path}", 404))
             return
         try:
             body = msgspec.json.decode(raw) if raw else {}
             if not isinstance(body, dict):
                 raise Refused("the body must be a JSON object.")
-            if endpoint is None:
-                await self._chat(body, service, connection, send)
-            else:
+            if answer is not None:
+                await answer(body, service, connection, send)
+            elif endpoint is not None:
                 await _send_json(send, *_with_status(await endpoint(body, service, connection)))
         except (Refused, msgspec.DecodeError) as error:
             await _send_json(send, 400, _error(str(error), 400, nested=path == "/generate"))
@@ -172,6 +177,14 @@ class App:
             return
         sequence = service.begin(request.prompt, request.adapter, request.sampling, request.asked)
         await _send_events(send, stream_chat(request, sequence, service, connection))
+
+    async def _complete_text(self, body: dict[str, Any], service: Service, connection: Connection, send: _Send) -> None:
+        request = read_text(body, service)
+        if not request.asked.streams:
+            await _send_json(send, 200, await complete_text(request, service, connection))
+            return
+        sequence = service.begin(request.prompt, request.adapter, request.sampling, request.asked)
+        await _send_events(send, stream_text(request, sequence, service, connection))
 
     async def _list_models(self, _body: Any, service: Service, _connection: Connection) -> Any:
         def card(name: str, root: str, parent: str | None) -> dict[str, Any]:

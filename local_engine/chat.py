@@ -8,35 +8,15 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from local_engine.answers import StreamedText, build_meta_info, build_usage, read_finish
 from local_engine.errors import Refused
 from local_engine.prompts import read_tools, render_prompt
-from local_engine.sampling import Sampling, read_sampling
+from local_engine.sampling import OPENAI_FIELDS, Sampling, read_sampling
 from local_engine.sequences import Sequence
 from local_engine.service import Asked, Client, Service
-from local_engine.text import GrowingText, HeldText, final_text
-from local_engine.tool_calls import OPENING, parse_tool_calls
+from local_engine.text import final_text
+from local_engine.tool_calls import parse_tool_calls
 
-_SAMPLING_FIELDS = {
-    # chat field -> SGLang's sampling parameter
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "min_tokens": "min_new_tokens",
-    "seed": "sampling_seed",
-    "stop": "stop",
-    "stop_token_ids": "stop_token_ids",
-    "ignore_eos": "ignore_eos",
-    "no_stop_trim": "no_stop_trim",
-    "logit_bias": "logit_bias",
-    "n": "n",
-    "regex": "regex",
-    "ebnf": "ebnf",
-    "stop_regex": "stop_regex",
-}
 _MOST_TOP_LOGPROBS = 20
 
 
@@ -68,7 +48,7 @@ def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
         raise Refused("return_token_ids and return_meta_info are not supported with streaming.")
     choice = body.get("tool_choice") or ("auto" if body.get("tools") else "none")
     tools = read_tools(body.get("tools")) if choice != "none" else None
-    given = {parameter: body[name] for name, parameter in _SAMPLING_FIELDS.items() if name in body}
+    given = {parameter: body[name] for name, parameter in OPENAI_FIELDS.items() if name in body}
     given["max_new_tokens"] = body.get("max_completion_tokens") or body.get("max_tokens")
     # With tools, marks like <tool_call> have to stay in the text even where they are special tokens.
     given["skip_special_tokens"] = False if tools else body.get("skip_special_tokens", True)
@@ -78,7 +58,7 @@ def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
     prompt = body.get("input_ids")
     if prompt is None:
         template_kwargs = body.get("chat_template_kwargs") or {}
-        prompt = render_prompt(service.base.tokenizer, body.get("messages"), tools, template_kwargs)
+        prompt = render_prompt(service.base, body.get("messages"), tools, template_kwargs)
     return ChatRequest(
         model=str(body["model"]),
         adapter=adapter,
@@ -116,7 +96,7 @@ async def complete_chat(request: ChatRequest, service: Service, client: Client) 
     message: dict[str, Any] = {"role": "assistant", "content": text, "reasoning_content": None}
     if calls:
         message["tool_calls"] = calls
-    reason, matched = _finish(sequence, called=bool(calls))
+    reason, matched = read_finish(sequence, called=bool(calls))
     choice: dict[str, Any] = {
         "index": 0,
         "message": message,
@@ -134,7 +114,7 @@ async def complete_chat(request: ChatRequest, service: Service, client: Client) 
         "created": int(time.time()),
         "model": request.model,
         "choices": [choice],
-        "usage": _usage(sequence),
+        "usage": build_usage(sequence),
         "metadata": {"weight_version": "default"},
     }
 
@@ -153,7 +133,7 @@ async def stream_chat(request: ChatRequest, sequence: Sequence, service: Service
         return {**head, "choices": [choice]}
 
     yield chunk({"role": "assistant", "content": ""})
-    text = _StreamedText(request, service)
+    text = StreamedText(service.base.tokenizer, request.sampling, parses_calls=request.parses_calls)
     seen = 0
     async for count in service.follow(sequence, client):
         content = text.push(sequence, seen, count)
@@ -166,73 +146,10 @@ async def stream_chat(request: ChatRequest, sequence: Sequence, service: Service
         yield chunk({"content": content})
     for call in calls:
         yield chunk({"tool_calls": [call]})
-    reason, matched = _finish(sequence, called=bool(calls))
+    reason, matched = read_finish(sequence, called=bool(calls))
     yield chunk({}, None, reason, matched)
     if request.include_usage:
-        yield {**head, "choices": [], "usage": _usage(sequence)}
-
-
-class _StreamedText:
-    """The text of a stream: without what stopped it, and with calls held back until they can be read whole."""
-
-    def __init__(self, request: ChatRequest, service: Service) -> None:
-        self._parses_calls = request.parses_calls
-        self._tokenizer = service.base.tokenizer
-        self._text = GrowingText(self._tokenizer, skip_special_tokens=request.sampling.skip_special_tokens)
-        stops = () if request.sampling.no_stop_trim else request.sampling.stop
-        self._held = HeldText([*stops, *([OPENING] if request.parses_calls else [])])
-        self._given = ""
-
-    def push(self, sequence: Sequence, seen: int, count: int) -> str:
-        """Give back what the tokens from `seen` to `count` allow to be shown."""
-        tokens = sequence.tokens[seen:count]
-        finish = sequence.finish
-        if finish and isinstance(finish.matched, int) and count == len(sequence.tokens):
-            tokens = tokens if sequence.sampling.no_stop_trim else tokens[:-1]
-        content = self._held.push(self._text.push(tokens))
-        self._given += content
-        return content
-
-    def finish(self, sequence: Sequence) -> tuple[str, list[dict[str, Any]]]:
-        """Give back what was held: the rest of the text, and the calls."""
-        whole = final_text(self._tokenizer, sequence)
-        rest = whole[len(self._given) :] if whole.startswith(self._given) else ""
-        if self._parses_calls:
-            text, calls = parse_tool_calls(rest)
-            return ("", calls) if calls and not text else (text, calls)
-        return rest, []
-
-
-def build_meta_info(sequence: Sequence, service: Service, *, with_text: bool) -> dict[str, Any]:
-    """Build what SGLang says of a finished sequence."""
-    finish = sequence.finish
-    reason: dict[str, Any] = {"type": finish.type if finish else None}
-    if finish and finish.type == "stop":
-        reason["matched"] = finish.matched
-    elif finish and finish.type == "length":
-        reason["length"] = len(sequence.tokens)
-    info: dict[str, Any] = {
-        "id": sequence.id,
-        "finish_reason": reason,
-        "prompt_tokens": len(sequence.prompt),
-        "completion_tokens": len(sequence.tokens),
-        "cached_tokens": sequence.cached_tokens,
-        "weight_version": "default",
-    }
-    if sequence.wants_logprobs:
-        text = service.texts.text if with_text else lambda _: None
-        pairs = zip(sequence.logprobs, sequence.tokens, strict=True)
-        info["output_token_logprobs"] = [[logprob, token, text(token)] for logprob, token in pairs]
-        if sequence.top_logprobs:
-            info["output_top_logprobs"] = [[[value, id_, text(id_)] for value, id_ in row] for row in sequence.tops]
-    return info
-
-
-def _finish(sequence: Sequence, *, called: bool) -> tuple[str, int | str | None]:
-    assert sequence.finish is not None
-    if called and sequence.finish.type == "stop":
-        return "tool_calls", None
-    return sequence.finish.type, sequence.finish.matched
+        yield {**head, "choices": [], "usage": build_usage(sequence)}
 
 
 def _logprobs(sequence: Sequence, service: Service, start: int, end: int | None = None) -> list[dict[str, Any]]:
@@ -244,14 +161,3 @@ def _logprobs(sequence: Sequence, service: Service, start: int, end: int | None 
         {**token(id_, logprob), "top_logprobs": [token(other, value) for value, other in row]}
         for id_, logprob, row in zip(sequence.tokens[start:end], sequence.logprobs[start:end], rows, strict=False)
     ]
-
-
-def _usage(sequence: Sequence) -> dict[str, Any]:
-    prompt, completion = len(sequence.prompt), len(sequence.tokens)
-    return {
-        "prompt_tokens": prompt,
-        "total_tokens": prompt + completion,
-        "completion_tokens": completion,
-        "prompt_tokens_details": None,
-        "reasoning_tokens": 0,
-    }

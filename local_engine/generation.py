@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from local_engine.chat import build_meta_info
+from local_engine.answers import build_meta_info
 from local_engine.errors import Refused
+from local_engine.prompts import encode_prompt
 from local_engine.sampling import read_sampling
 from local_engine.service import Asked, Client, Service
 from local_engine.text import final_text
@@ -18,9 +19,9 @@ async def generate(body: Mapping[str, Any], service: Service, client: Client) ->
     """
     if body.get("stream"):
         raise Refused("stream is not supported on /generate.")
-    prompts = body.get("input_ids")
+    prompts: Any = body.get("input_ids")
     if prompts is None and isinstance(body.get("text"), str):
-        prompts = service.base.tokenizer(body["text"])["input_ids"]
+        prompts = encode_prompt(service.base, body["text"])
     if not isinstance(prompts, list) or not prompts:
         raise Refused("input_ids must be a list of token ids, or a list of such lists.")
     if not isinstance(prompts[0], list):

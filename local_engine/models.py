@@ -43,6 +43,7 @@ class Base:
     eos_ids: frozenset[int]
     vocabulary: int
     context_tokens: int
+    longest_piece_bytes: int  # of the tokenizer's vocabulary: a prompt has at least its bytes / this many tokens
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +82,7 @@ def load_base(path: str, *, dtype: str, device: str, context_tokens: int | None)
         eos_ids=_eos_ids(model, tokenizer),
         vocabulary=int(model.config.vocab_size),
         context_tokens=min(context_tokens or longest, longest),
+        longest_piece_bytes=max(len(piece.encode()) for piece in tokenizer.get_vocab()),
     )
 
 

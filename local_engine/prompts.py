@@ -9,38 +9,55 @@ from typing import Any
 
 import jinja2
 import msgspec
-from transformers import PreTrainedTokenizerBase
 
 from local_engine.errors import Refused
+from local_engine.models import Base
 
 _TOOL_FIELDS = ("name", "description", "parameters", "strict")
 _READS_PARTS = re.compile(r"\{%-?\s*for\s+\w+\s+in\s+\w+(\.content|\[['\"]content['\"]\])")
 
 
 def render_prompt(
-    tokenizer: PreTrainedTokenizerBase,
+    base: Base,
     messages: Any,
     tools: list[dict[str, Any]] | None,
     template_kwargs: Mapping[str, Any],
 ) -> list[int]:
     """Render the chat template and give back the prompt's tokens.
 
-    Raises: Refused where the messages are malformed or the template refuses them.
+    Raises: Refused where the messages are malformed, the template refuses them, or the prompt can never fit.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise Refused("messages must be a list of objects.")
     if not messages:
         raise Refused("Messages cannot be empty.")
-    keeps_parts = bool(_READS_PARTS.search(str(tokenizer.chat_template)))
+    keeps_parts = bool(_READS_PARTS.search(str(base.tokenizer.chat_template)))
     plain = [_normalize_message(message, keeps_parts=keeps_parts) for message in messages]
     try:
-        text = tokenizer.apply_chat_template(
+        text = base.tokenizer.apply_chat_template(
             plain, tools=list(tools) if tools else None, add_generation_prompt=True, tokenize=False, **template_kwargs
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise Refused(str(error)) from error
     assert isinstance(text, str)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    return encode_prompt(base, text, add_special_tokens=False)
+
+
+def encode_prompt(base: Base, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Turn a text into tokens.
+
+    A text of more bytes than the context has tokens, times the longest piece of the vocabulary, can never fit: it is
+    refused before a tokenizer spends seconds on it.
+
+    Raises: Refused.
+    """
+    most_bytes = base.context_tokens * base.longest_piece_bytes
+    if len(text) > most_bytes or len(text.encode(errors="surrogatepass")) > most_bytes:
+        raise Refused(
+            f"The input (over {most_bytes} bytes) is longer than the model's context length "
+            f"({base.context_tokens} tokens)."
+        )
+    return base.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
 def read_tools(tools: Any) -> list[dict[str, Any]] | None:
@@ -84,6 +101,8 @@ def _normalize_content(content: Any, *, keeps_parts: bool) -> Any:
         return content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise Refused("content must be a string or a list of parts.")
+    if any(part.get("type") == "image_url" for part in content):
+        raise Refused("messages hold an image_url part: this engine reads no images, only text.")
     if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in content):
         raise Refused("only text parts are supported.")
     if keeps_parts:

@@ -13,6 +13,29 @@ import torch
 
 from local_engine.errors import Refused
 
+OPENAI_FIELDS = {
+    # field of the OpenAI APIs -> SGLang's sampling parameter
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "min_tokens": "min_new_tokens",
+    "seed": "sampling_seed",
+    "stop": "stop",
+    "stop_token_ids": "stop_token_ids",
+    "ignore_eos": "ignore_eos",
+    "no_stop_trim": "no_stop_trim",
+    "logit_bias": "logit_bias",
+    "n": "n",
+    "regex": "regex",
+    "ebnf": "ebnf",
+    "stop_regex": "stop_regex",
+}
+"""How the sampling parameters are called in chat requests and in raw text completions."""
+
 _GREEDY_BELOW = 1e-6  # temperatures under this are greedy, as in SGLang
 _DEFAULT_MAX_NEW_TOKENS = 128
 _MAX_STOPS = 32
@@ -151,7 +174,7 @@ def _read_bias(value: Any, vocabulary: int) -> dict[int, float]:
         raise Refused("logit_bias must map token ids to numbers.") from error
     if any(not 0 <= token < vocabulary for token in bias):
         raise Refused(f"logit_bias must have keys in [0, {vocabulary - 1}].")
-    return bias
+    return {token: weight for token, weight in bias.items() if weight}
 
 
 class SamplingPlan:

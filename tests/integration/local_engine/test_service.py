@@ -139,6 +139,12 @@ async def test_refuses_chats_that_it_cannot_serve(service: Service, body: dict):
         await ask(service, **body)
 
 
+async def test_images_are_refused_by_name(service: Service):
+    parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
+    with pytest.raises(Refused, match="image_url part: this engine reads no images"):
+        await ask(service, messages=[{"role": "user", "content": parts}])
+
+
 async def test_a_seed_gives_the_same_answer_again(service: Service):
     body = {"temperature": 1.0, "max_tokens": 16}
     answers = await asyncio.gather(*(ask(service, seed=seed, **body) for seed in (1, 2, 1)))

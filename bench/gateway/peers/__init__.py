@@ -1,0 +1,1 @@
+"""The plain proxies that Mulligan is measured beside: each is what a tutorial would have you write."""

@@ -18,10 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, async_sessionma
 from server.errors import StoreUnavailable
 from server.store.cleaning import decode_json, encode_json
 from server.store.outages import is_outage, is_unmigrated
+from server.store.writers import PostgresWriter, SQLiteWriter, Writer, tune_sqlite
 
 log = structlog.get_logger(__name__)
 
 _IMMEDIATE = "mulligan_immediate"
+POSTGRES_SETTINGS = {"timeout": 5.0, "command_timeout": 30.0, "server_settings": {"application_name": "mulligan"}}
 
 
 def normalise_url(url: str) -> URL:
@@ -47,14 +49,7 @@ def _tune_sqlite(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves; the driver would leave out reads and DDL
-        cursor = connection.cursor()
-        # WAL: readers and the one writer do not block each other.
-        cursor.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode a commit survives a kill -9 of the process with NORMAL already, for it is in the kernel's hands;
-        # FULL also syncs the log on each commit, so that it survives a power cut, as PostgreSQL's commits do.
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
+        tune_sqlite(connection)
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
@@ -71,11 +66,7 @@ def open_engine(url: URL, *, busy_timeout_s: float = 5.0, command_timeout_s: flo
         engine = create_async_engine(url, connect_args={"timeout": busy_timeout_s}, **shared)
         _tune_sqlite(engine)
         return engine
-    connect_args = {
-        "timeout": 5.0,
-        "command_timeout": command_timeout_s,
-        "server_settings": {"application_name": "mulligan"},
-    }
+    connect_args = {**POSTGRES_SETTINGS, "command_timeout": command_timeout_s}
     return create_async_engine(url, pool_pre_ping=True, pool_timeout=10, connect_args=connect_args, **shared)
 
 
@@ -86,6 +77,7 @@ class Database:
         self.url = normalise_url(url)
         self.dialect = self.url.get_backend_name()
         self.engine = open_engine(self.url, busy_timeout_s=busy_timeout_s)
+        self._busy_timeout_s = busy_timeout_s
         self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writing = self.engine.execution_options(**{_IMMEDIATE: True})
 
@@ -101,9 +93,11 @@ class Database:
         async with self._begin(self._writing) as connection:
             yield connection
 
-    async def connect(self) -> AsyncConnection:
-        """Hand out a connection to keep, whose transactions are for writing. Raises: what the driver raises."""
-        return await self._writing.connect()
+    async def open_writer(self) -> Writer:
+        """Open a connection for the episode log alone. Raises: what the driver raises."""
+        if self.dialect == "postgresql":
+            return await PostgresWriter.open(self.url, POSTGRES_SETTINGS)
+        return SQLiteWriter(str(self.url.database), busy_timeout_s=self._busy_timeout_s)
 
     @asynccontextmanager
     async def _begin(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

@@ -5,7 +5,6 @@ be stored ends in `rejected.jsonl` in the spool's folder, with the reason, and a
 """
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -17,12 +16,11 @@ import structlog
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
 from server.store.episode_rows import COLUMNS, TABLES, EpisodeRows, Row
 from server.store.outages import first_line, is_refusal
+from server.store.writers import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -38,14 +36,14 @@ def _insert_statement(table: Table, dialect: Dialect) -> str:
 class EpisodeInserter:
     """Inserts episodes by their rows, each one whole or not at all. An id that is there already is left as it is.
 
-    It keeps a connection for itself: lending one from the pool for each commit costs as much as the commit.
+    It keeps a connection for itself: lending one for each commit costs as much as the commit.
     """
 
     def __init__(self, database: Database, folder: Path, *, timeout_s: float) -> None:
         self._database = database
         self._folder = folder
         self._timeout_s = timeout_s
-        self._connection: AsyncConnection | None = None
+        self._writer: Writer | None = None
         self._statements = [_insert_statement(table, database.engine.dialect) for table in TABLES]
 
     async def insert(self, batch: Sequence[EpisodeRows]) -> None:
@@ -58,7 +56,7 @@ class EpisodeInserter:
                 await self._insert_all(batch)
         except Exception as error:
             if not is_refusal(error):
-                await self._drop_connection()
+                self._drop_writer()
                 raise
             if len(batch) == 1:
                 await asyncio.to_thread(set_aside, self._folder, batch[0], error)
@@ -78,26 +76,22 @@ class EpisodeInserter:
             [row for record in batch for row in record.attempts],
             [row for record in batch for row in record.reflections],
         )
-        if self._connection is None:
-            self._connection = await self._database.connect()
-        async with self._connection.begin():
-            for statement, parameters in zip(self._statements, rows, strict=True):
-                if parameters:
-                    await self._connection.exec_driver_sql(statement, parameters)
+        if self._writer is None:
+            self._writer = await self._database.open_writer()
+        await self._writer.write(
+            [(statement, some) for statement, some in zip(self._statements, rows, strict=True) if some]
+        )
 
     async def close(self) -> None:
-        """Give the connection back; the next insert takes a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        """Give the connection back; the next insert opens a new one."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
 
-    async def _drop_connection(self) -> None:
-        """Close the connection for good, without a word to a server that may not answer."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(SQLAlchemyError, OSError):
-                await connection.invalidate()
-                await connection.close()
+    def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abandon()
 
 
 def set_aside(folder: Path, record: EpisodeRows, error: BaseException) -> None:

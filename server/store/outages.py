@@ -17,14 +17,15 @@ _MISSING = ("42P01", "42703")
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the database, or its driver, will refuse the same values every time."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(original, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_REFUSALS)
+    if isinstance(original, sqlite3.IntegrityError | sqlite3.DataError):
+        return True
     if isinstance(error, DBAPIError):
-        original = error.orig
-        state = getattr(original, "sqlstate", None)
-        if state is not None:
-            return str(state).startswith(_REFUSALS)
         # asyncpg refuses a value of the wrong type itself, with a ValueError as a base and without a state.
-        cause = original.__cause__ if original is not None else None
-        return isinstance(original, sqlite3.IntegrityError | sqlite3.DataError) or isinstance(cause, ValueError)
+        return original is not None and isinstance(original.__cause__, ValueError)
     return isinstance(error, ValueError | TypeError | OverflowError | struct.error)
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Usage
 from server.errors import StoreUnavailable
@@ -17,31 +16,25 @@ from server.settings import LogSettings
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
+from server.store.writers import Writer
 from tests.fixtures.episodes import make_attempt, make_episode
 
 
-class KeptConnection:
-    def __init__(self, owner: "CountingDatabase", connection: AsyncConnection) -> None:
-        self.owner = owner
-        self.exec_driver_sql, self.close, self.invalidate = (
-            connection.exec_driver_sql,
-            connection.close,
-            connection.invalidate,
-        )
-        self.connection = connection
+class CountingWriter:
+    def __init__(self, owner: "CountingDatabase", writer: Writer) -> None:
+        self.owner, self.writer = owner, writer
+        self.close, self.abandon = writer.close, writer.abandon
 
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[None]:
+    async def write(self, batch) -> None:
         if self.owner.away:
             raise OSError("away")
-        async with self.connection.begin():
-            yield
-            await asyncio.sleep(self.owner.pause_s)
+        await asyncio.sleep(self.owner.pause_s)
+        await self.writer.write(batch)
         self.owner.commits += 1
 
 
 class CountingDatabase(Database):
-    """Counts the transactions of its kept connections, and can be slow about them or away."""
+    """Counts the transactions of its writers, and can be slow about them or away."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -49,10 +42,10 @@ class CountingDatabase(Database):
         self.pause_s = 0.0
         self.away = False
 
-    async def connect(self):
+    async def open_writer(self):
         if self.away:
             raise OSError("away")
-        return KeptConnection(self, await super().connect())
+        return CountingWriter(self, await super().open_writer())
 
     async def ping(self) -> None:
         if self.away:

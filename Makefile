@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo up test test-unit check format demo-model sglang-cpu bench lock docs clean
+.PHONY: help demo up test test-unit check format demo-model sglang-cpu bench bench-gateway bench-peers lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,6 +52,12 @@ sglang-cpu: ## Install the real SGLang for CPU into its own environment, .venv-s
 
 bench: $(STAMP) ## Run the benchmarks; each prints a table of ratios within one run
 	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+bench-gateway: $(STAMP) ## What a request costs, beside other gateways; ARGS="--help" teaches
+	@$(BIN)/python -m bench.gateway $(ARGS)
+
+bench-peers: ## Install those other gateways into an environment of their own, .venv-bench
+	@PYTHON=$(PYTHON) bash tools/bench-peers.sh
 
 docs: $(STAMP) ## Write docs/cli.md, api.md and verifiers.md anew from the code
 	@PYTHONPATH=. $(BIN)/python tools/cli_docs.py

@@ -90,14 +90,8 @@ def parse_head(head: bytes) -> tuple[bytes, int]:
     _, path, version = line.split(b" ")
     if version != b"HTTP/1.1":
         raise ValueError(f"not HTTP/1.1 but {version!r}")
-    length = 0
-    for field in fields:
-        name, _, value = field.partition(b":")
-        match name.strip().lower():
-            case b"content-length":
-                length = int(value)
-            case b"transfer-encoding":
-                length = -1
+    said = {name.strip().lower(): value for name, _, value in (field.partition(b":") for field in fields)}
+    length = -1 if b"transfer-encoding" in said else int(said.get(b"content-length", 0))
     return path.partition(b"?")[0], length
 
 

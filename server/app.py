@@ -12,9 +12,10 @@ from functools import partial
 import structlog
 from fastapi import FastAPI
 
-from server.api.auth import Keyring
+from server.api.auth import USES_NOTED_EVERY_S, Keyring
 from server.api.context import Context
 from server.api.gate import Gate
+from server.api.limits import KeyLimiter
 from server.api.rest.application import build_rest
 from server.api.roster import Roster
 from server.api.traffic import Traffic
@@ -39,6 +40,7 @@ from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
 from server.store.events import EventStore
+from server.store.key_limits import KeyLimitStore
 from server.store.keys import KeyStore
 from server.store.presence import PresenceStore
 from server.store.rounds import RoundStore
@@ -105,10 +107,9 @@ async def _open_context(settings: Settings, open_engine: OpenEngine, stack: Asyn
         presence=PresenceStore(database),
         doorbell=doorbell,
         keyring=Keyring(keys),
+        limiter=KeyLimiter(KeyLimitStore(database), new_id("api")),
         roster=Roster(tasks, verifiers),
-        traffic=Traffic(
-            settings.limits.max_concurrent, settings.limits.max_queued, settings.limits.queue_timeout_s
-        ),
+        traffic=Traffic(settings.limits.max_concurrent, settings.limits.max_queued, settings.limits.queue_timeout_s),
         readiness=Readiness(),
     )
 
@@ -130,6 +131,8 @@ async def _watching(context: Context) -> AsyncIterator[None]:
     loops = [
         asyncio.create_task(repeat("presence", report, PRESENCE_INTERVAL_S)),
         asyncio.create_task(repeat("engine", watch, ENGINE_INTERVAL_S)),
+        asyncio.create_task(repeat("key_uses", context.keyring.note_uses, USES_NOTED_EVERY_S)),
+        asyncio.create_task(context.limiter.run()),
     ]
     try:
         yield
@@ -137,7 +140,9 @@ async def _watching(context: Context) -> AsyncIterator[None]:
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)
+        await context.limiter.stop()
         try:
+            await context.keyring.note_uses()
             await context.presence.leave(process_id)
         except StoreUnavailable as error:
             _log.warning("presence_not_left", error=str(error))

@@ -4,7 +4,7 @@ Flat classes by the boundary crossed; picklable; rendered once, as OpenAI's erro
 
 MulliganError
 ├── request: InvalidRequest 400, Unauthorized 401, Forbidden 403, NotFound 404, Conflict 409, TooLarge 413,
-│            TooManyRequests 429
+│            TooManyRequests 429, InsufficientQuota 429
 ├── verifier: VerificationFailed 422, VerificationAbstained 422
 ├── engine: EngineUnavailable 503, EngineTimeout 504, EngineRefused 400, EngineBroken 502, Unsupported 400,
 │           AdapterMissing 503, AdapterRefused 400
@@ -30,6 +30,7 @@ class MulliganError(Exception):
         if code is not None:
             self.code = code
         self.details: dict[str, Any] = {}
+        self.headers: dict[str, str] = {}
 
     def __str__(self) -> str:
         return self.message
@@ -42,7 +43,7 @@ class InvalidRequest(MulliganError):
 
 
 class Unauthorized(MulliganError):
-    """No key, or a wrong or revoked one."""
+    """No key, or a wrong, revoked or expired (`expired_api_key`) one."""
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
@@ -75,6 +76,12 @@ class TooManyRequests(MulliganError):
     """Over a limit; come back later."""
 
     status, type, code, retry_after_s = 429, "rate_limit_error", "rate_limit_exceeded", 1
+
+
+class InsufficientQuota(MulliganError):
+    """The key's budget of tokens is used up."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
 
 
 class VerificationFailed(MulliganError):

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from server.api.auth import Keyring
+from server.api.limits import KeyLimiter
 from server.api.roster import Roster
 from server.api.traffic import Traffic
 from server.api.watch import Readiness
@@ -45,6 +46,7 @@ class Context:
     presence: PresenceStore
     doorbell: Doorbell
     keyring: Keyring
+    limiter: KeyLimiter
     roster: Roster
     traffic: Traffic
     readiness: Readiness

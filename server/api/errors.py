@@ -20,7 +20,7 @@ def render_error(error: MulliganError) -> dict[str, Any]:
 
 def error_headers(error: MulliganError) -> dict[str, str]:
     """Render the headers that go with an error: when to come back, how to authenticate."""
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     if error.status == 401:

@@ -173,12 +173,13 @@ def _choose_mode(request: ChatRequest, task: Task) -> VerifyMode:
 
 
 def override_retry(policy: RetryPolicy, overrides: RetryOverrides | None) -> RetryPolicy:
-    """Lay a request's overrides over a task's policy."""
+    """Lay a request's overrides over a task's policy. The task's budgets are the operator's word: none grows."""
     if overrides is None:
         return policy
     given = {name: value for name in overrides.__struct_fields__ if (value := getattr(overrides, name)) is not None}
-    if policy.max_seconds is not None and "max_seconds" in given:
-        given["max_seconds"] = min(given["max_seconds"], policy.max_seconds)  # the task's limit is the operator's word
+    for name in ("max_seconds", "max_total_tokens"):
+        if name in given and (most := getattr(policy, name)) is not None:
+            given[name] = min(given[name], most)
     return replace(policy, **given)
 
 

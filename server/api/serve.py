@@ -36,7 +36,7 @@ async def serve(
     verify = await resolve_verifiers(ask.request, target.task, key, context)
     deadline_at, keep_alive_s = read_patience(scope, ask, context)
     count = len(ask.choices)
-    await context.traffic.enter(count, receive)
+    await context.traffic.enter(count, receive, deadline_at)
     try:
         # From here to the count in flight there is no await: no flip of the champion can come between them.
         champion = context.roster.snapshot.tasks[target.task.name].champion
@@ -77,7 +77,8 @@ def read_patience(scope: Scope, ask: Ask, context: Context) -> tuple[float, floa
     The SDKs say how long they wait for bytes: for a whole answer that is the deadline, for a stream the longest pause.
     """
     longest_s = context.settings.limits.deadline_s
-    patience_s = _read_seconds(read_header(scope, b"x-stainless-read-timeout")) or longest_s
+    said = read_header(scope, b"x-stainless-read-timeout") or read_header(scope, b"x-stainless-timeout")
+    patience_s = _read_seconds(said) or longest_s
     if ask.streams:
         return time.time() + longest_s, min(KEEP_ALIVE_S, max(_SHORTEST_PAUSE_S, patience_s / 2))
     margin_s = min(patience_s * _MARGIN, _MOST_MARGIN_S)

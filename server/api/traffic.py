@@ -4,12 +4,23 @@ A hot swap unloads an adapter only where every process reports zero; the walk of
 """
 
 import asyncio
+import math
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from server.api.wire import Receive, until_gone
-from server.errors import TooManyRequests
+from server.errors import InvalidRequest, TooManyRequests
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A place in the queue: for how many episodes, and whether it was let in."""
+
+    count: int
+    admitted: "asyncio.Future[None]"
 
 
 class Traffic:
@@ -24,32 +35,31 @@ class Traffic:
         self._queue_timeout_s = queue_timeout_s
         self._running = 0
         self._by_adapter: Counter[str] = Counter()
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._queue: deque[_Place] = deque()
 
-    async def enter(self, count: int, receive: Receive) -> None:
+    async def enter(self, count: int, receive: Receive, deadline_at: float = math.inf) -> None:
         """Take room for `count` episodes; waits where there is none. `receive` tells if the client goes away meanwhile.
 
-        Whoever enters must `leave`.
+        Whoever enters must `leave`. Nobody waits longer than to the deadline (Unix seconds).
 
-        Raises: TooManyRequests where the queue is full or the wait too long, ClientGone.
+        Raises: InvalidRequest for more than ever fit, TooManyRequests where the queue is full or the wait too long,
+        ClientGone.
         """
         if count > self._max_concurrent:
-            raise TooManyRequests(
-                f"{count} choices are more than the {self._max_concurrent} that may run here at once."
-            )
-        if self._queue or self._running + count > self._max_concurrent:
-            await until_gone(receive, self._wait(count))
-        else:
+            most = self._max_concurrent
+            raise InvalidRequest(f"{count} choices are more than the {most} that may run here at once.", param="n")
+        if not self._queue and self._running + count <= self._max_concurrent:
             self._running += count
+            return
+        if len(self._queue) >= self._max_queued:
+            waiting = f" and {len(self._queue)} wait" if self._queue else ""
+            raise TooManyRequests(f"{self._running} answers are under way here{waiting}. Try again shortly.")
+        await until_gone(receive, self._wait(count, max(0.0, min(self._queue_timeout_s, deadline_at - time.time()))))
 
     def leave(self, count: int) -> None:
         """Give room back, and let in whoever fits, in order."""
         self._running -= count
-        while self._queue and self._running + self._queue[0][0] <= self._max_concurrent:
-            wanted, place = self._queue.popleft()
-            if not place.done():
-                self._running += wanted
-                place.set_result(None)
+        self._let_in()
 
     @contextmanager
     def counted(self, adapter: str, count: int) -> Iterator[None]:
@@ -67,24 +77,40 @@ class Traffic:
         return dict(self._by_adapter)
 
     @property
+    def running(self) -> int:
+        """For how many episodes room is taken."""
+        return self._running
+
+    @property
     def queued(self) -> int:
         """How many requests wait."""
         return len(self._queue)
 
-    async def _wait(self, count: int) -> None:
-        if len(self._queue) >= self._max_queued:
-            waiting = f" and {len(self._queue)} wait" if self._queue else ""
-            raise TooManyRequests(f"{self._running} requests are in flight here{waiting}. Try again shortly.")
-        place = asyncio.get_running_loop().create_future()
-        self._queue.append((count, place))
+    async def _wait(self, count: int, timeout_s: float) -> None:
+        place = _Place(count, asyncio.get_running_loop().create_future())
+        self._queue.append(place)
         try:
-            async with asyncio.timeout(self._queue_timeout_s):
-                await place
+            async with asyncio.timeout(timeout_s):
+                await place.admitted
         except BaseException as error:
-            let_in = place.done() and not place.cancelled()
-            if not let_in:
-                self._queue.remove((count, place))
-            self.leave(count if let_in else 0)  # it may have stood before smaller ones
+            if place.admitted.done() and not place.admitted.cancelled():
+                self._running -= count  # it was let in at the very moment at which it gave up
+            else:
+                with suppress(ValueError):  # it was passed over already
+                    self._queue.remove(place)
+            self._let_in()  # it may have stood before smaller ones
             if isinstance(error, TimeoutError):
-                raise TooManyRequests(f"No room within {self._queue_timeout_s:g} s. Try again later.") from None
+                raise TooManyRequests(f"No room within {timeout_s:g} s. Try again later.") from None
             raise
+
+    def _let_in(self) -> None:
+        while self._queue:
+            place = self._queue[0]
+            if place.admitted.done():  # it gave up a moment ago
+                self._queue.popleft()
+            elif self._running + place.count <= self._max_concurrent:
+                self._queue.popleft()
+                self._running += place.count
+                place.admitted.set_result(None)
+            else:
+                return

@@ -67,15 +67,14 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     Nobody looks whether the client is there in the first moments: most work that is quick ends before, and a task of
     its own for that look would be a good part of what a request costs.
 
-    Raises: ClientGone, and what the work raises.
+    Raises: ClientGone, and what the work raises; a result or an error that the work has in spite of it all goes first.
     """
     watch = _Watch(receive)
     first_look = asyncio.get_running_loop().call_later(UNWATCHED_S, watch.begin)
     try:
         return await work
     except asyncio.CancelledError:
-        if watch.client_gone:
-            watch.uncancel()
+        if watch.end():
             raise ClientGone from None
         raise
     finally:
@@ -86,30 +85,33 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 class _Watch:
     """Cancels the task that made it once the client has gone."""
 
-    __slots__ = ("_looking", "_receive", "_work", "client_gone")
+    __slots__ = ("_cancelled_before", "_client_gone", "_looking", "_receive", "_work")
 
     def __init__(self, receive: Receive) -> None:
+        work = asyncio.current_task()
+        assert work is not None
+        self._work = work
+        self._cancelled_before = work.cancelling()
         self._receive = receive
-        self._work = asyncio.current_task()
         self._looking: asyncio.Task[None] | None = None
-        self.client_gone = False
+        self._client_gone = False
 
     def begin(self) -> None:
         self._looking = asyncio.ensure_future(self._look())
 
-    def end(self) -> None:
+    def end(self) -> bool:
+        """Look no more, and take back the request to cancel; say whether that was the only one, as a timeout does."""
         if self._looking is not None:
             self._looking.cancel()
-
-    def uncancel(self) -> None:
-        assert self._work is not None
-        self._work.uncancel()
+        if not self._client_gone:
+            return False
+        self._client_gone = False
+        return self._work.uncancel() <= self._cancelled_before
 
     async def _look(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.client_gone = True
-        assert self._work is not None
+        self._client_gone = True
         self._work.cancel()
 
 

@@ -8,6 +8,7 @@ answer with an error where the client could have an answer.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,11 +55,7 @@ class _Loop:
 
     async def answer(self) -> None:
         """Make the first attempt, which only the client's own deadline limits."""
-        try:
-            async with asyncio.timeout(self.budget.seconds_to_deadline()):
-                first = await self._attempt(1)
-        except TimeoutError:
-            raise EngineTimeout("The engine gave no answer before the deadline.") from None
+        first = await self._attempt(1, deadline_at=self.budget.deadline_at)
         self.episode.attempts.append(first)
         await self._tell(first)
 
@@ -85,10 +82,17 @@ class _Loop:
             episode.attempts.append(retried)
             await self._tell(retried)
 
-    async def _attempt(self, number: int, messages: Sequence[Message] | None = None) -> Attempt:
-        adapter = self.episode.adapter
+    async def _attempt(
+        self, number: int, messages: Sequence[Message] | None = None, deadline_at: float | None = None
+    ) -> Attempt:
         return await attempt(
-            number, self.body, engine=self.engine, adapter=adapter, verify=self.verify, messages=messages
+            number,
+            self.body,
+            engine=self.engine,
+            adapter=self.episode.adapter,
+            verify=self.verify,
+            messages=messages,
+            deadline_at=deadline_at,
         )
 
     async def _reflect(self, failed: Attempt) -> Reflection:
@@ -148,23 +152,36 @@ async def attempt(
     adapter: str,
     verify: VerifierSet,
     messages: Sequence[Message] | None = None,
+    deadline_at: float | None = None,
 ) -> Attempt:
     """Answer once and judge the answer against the client's own request.
 
-    `messages` is what the engine is shown in place of the request's own: a retry's conversation.
+    `messages` is what the engine is shown in place of the request's own: a retry's conversation. At the deadline (Unix
+    seconds) an answer that is there is returned, whether it was judged or not.
 
-    Raises: the engine's errors.
+    Raises: the engine's errors; EngineTimeout where there is no answer at the deadline.
     """
     started_at, started = time.time(), time.perf_counter()
+    try:
+        async with asyncio.timeout(None if deadline_at is None else deadline_at - started_at):
+            completion = await _complete(body, engine, adapter, messages)
+    except TimeoutError:
+        raise EngineTimeout("The engine gave no answer before the deadline.") from None
+    engine_ms = (time.perf_counter() - started) * 1000
+    return await judge(
+        number, body, completion, verify=verify, started_at=started_at, engine_ms=engine_ms, deadline_at=deadline_at
+    )
+
+
+async def _complete(
+    body: Mapping[str, Any], engine: Engine, adapter: str, messages: Sequence[Message] | None
+) -> Completion:
     if messages is not None:
         asked = {name: value for name, value in body.items() if name != "prompt"}
-        completion = await engine.complete({**asked, "messages": messages}, adapter)
-    elif "prompt" in body:
-        completion = await engine.complete_text(_text_body(body), adapter)
-    else:
-        completion = await engine.complete(body, adapter)
-    engine_ms = (time.perf_counter() - started) * 1000
-    return await judge(number, body, completion, verify=verify, started_at=started_at, engine_ms=engine_ms)
+        return await engine.complete({**asked, "messages": messages}, adapter)
+    if "prompt" in body:
+        return await engine.complete_text(_text_body(body), adapter)
+    return await engine.complete(body, adapter)
 
 
 def open_stream(engine: Engine, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
@@ -193,11 +210,13 @@ async def judge(
     verify: VerifierSet,
     started_at: float,
     engine_ms: float,
+    deadline_at: float | None = None,
 ) -> Attempt:
-    """Judge a whole answer, wherever it came from, against the client's own request."""
+    """Judge a whole answer, wherever it came from, against the client's own request; not past the deadline."""
     answered = time.perf_counter()
+    most_s = math.inf if deadline_at is None else max(0.0, deadline_at - time.time())
     request = {"messages": body["messages"], "tools": body.get("tools") or []}
-    status, score, reason, verdicts = await verify.judge(request, completion.message)
+    status, score, reason, verdicts = await verify.judge(request, completion.message, most_s=most_s)
     return Attempt(
         number=number,
         answer=completion.message,

@@ -43,17 +43,22 @@ class Budget:
         """
         if failed.number > self.policy.max_retries:
             return False
-        seconds = self.seconds_to_retry()
-        if seconds is not None and seconds <= (failed.engine_ms + failed.verify_ms) / 1000:
+        if not self._has_time(failed):
             return False
         shown = failed.usage.total_tokens + self._wording_tokens()
         reflection = Usage(shown, self.policy.reflection_max_tokens)
         return self._fits(spent + reflection, shown + self.policy.reflection_max_tokens, failed, body)
 
     def allows_attempt(self, failed: Attempt, reflection: Reflection, spent: Usage, body: Mapping[str, Any]) -> bool:
-        """Say whether the retry still fits, now that the reflection's length is known."""
+        """Say whether the retry still fits, now that the reflection took its tokens and its time."""
+        if not self._has_time(failed):
+            return False
         shown = failed.usage.total_tokens + self._wording_tokens()
         return self._fits(spent, shown + reflection.usage.completion_tokens, failed, body)
+
+    def _has_time(self, failed: Attempt) -> bool:
+        seconds = self.seconds_to_retry()
+        return seconds is None or seconds > (failed.engine_ms + failed.verify_ms) / 1000
 
     def _fits(self, spent: Usage, prompt_tokens: int, failed: Attempt, body: Mapping[str, Any]) -> bool:
         most = self.policy.max_total_tokens

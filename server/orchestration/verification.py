@@ -5,6 +5,7 @@ abstains: its failure says nothing about the answer. This module must never turn
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class BoundVerifier:
                 verdict = await self.verifier.verify(request, answer, binding.args)
         except TimeoutError:
             late = limit.expired()
-            verdict = Verdict.abstained(f"no verdict within {timeout_s:g} s" if late else "the verifier timed out")
+            verdict = Verdict.abstained(f"no verdict within {timeout_s:.3g} s" if late else "the verifier timed out")
         except Exception as error:  # noqa: BLE001 -- whatever user code raises, the answer is not to blame
             _log.warning("verifier_broke", verifier=binding.pin, error=repr(error))
             verdict = Verdict.abstained(f"the verifier broke: {type(error).__name__}: {error}")
@@ -84,14 +85,15 @@ class VerifierSet:
         """What the verifiers are bound by."""
         return tuple(one.binding for one in self.bound)
 
-    async def judge(self, request: Request, answer: Answer) -> Judgement:
-        """Judge an answer with all verifiers at once.
+    async def judge(self, request: Request, answer: Answer, *, most_s: float = math.inf) -> Judgement:
+        """Judge an answer with all verifiers at once, for `most_s` seconds at most; who is later abstains.
 
         Any `failed` fails it; else any `abstained` abstains; else, if all were skipped (or there are none), `skipped`.
         """
+        timeout_s = min(self.timeout_s, most_s)
         if len(self.bound) == 1:  # nothing to run side by side
-            return combine_verdicts((await self.bound[0].judge(request, answer, self.timeout_s),))
-        judging = (one.judge(request, answer, self.timeout_s) for one in self.bound)
+            return combine_verdicts((await self.bound[0].judge(request, answer, timeout_s),))
+        judging = (one.judge(request, answer, timeout_s) for one in self.bound)
         return combine_verdicts(await asyncio.gather(*judging))
 
     def __bool__(self) -> bool:

@@ -96,7 +96,10 @@ class Engine(Protocol):
         ...
 
     def stream(self, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
-        """Yield the engine's SSE `data:` payloads (JSON bytes, without framing, `[DONE]` left out), untouched."""
+        """Yield the engine's SSE `data:` payloads (JSON bytes, without framing, `[DONE]` left out), untouched.
+
+        With tools, the text of a call that the engine could not read comes as one more `content` delta.
+        """
         ...
 
     async def state(self) -> EngineState:

@@ -8,18 +8,14 @@ silently when it is named again, so names that were unloaded here are not sent a
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 import msgspec
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import PoolTimeoutError, PyreqwestError, RequestTimeoutError
-from pyreqwest.request import RequestBuilder
-from pyreqwest.response import Response
 
 from server.domain import Usage
-from server.engine import wire
+from server.engine import restoring, wire
 from server.engine.base import Completion, EngineState
+from server.engine.upstream import Upstream
 from server.errors import (
     AdapterMissing,
     AdapterRefused,
@@ -29,11 +25,7 @@ from server.errors import (
     MulliganError,
 )
 
-_CONNECT_TIMEOUT_S = 5.0
 _HEALTH_TIMEOUT_S = 10.0
-# uvicorn, and so SGLang, closes idle connections after 5 s: ours go first, so that none is found dead.
-_IDLE_TIMEOUT_S = 4.0
-_LAST_REPLY_S = 0.1
 
 _MakePayload = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
@@ -42,9 +34,8 @@ class SGLangEngine:
     """Implements `Engine`. `model_name` is the id under which the engine serves the plain base model."""
 
     def __init__(self, url: str, *, model_name: str = "base", timeout_s: float = 600.0) -> None:
-        self._url = url.rstrip("/")
         self._model_name = model_name
-        self._client = _build_client(timeout_s)
+        self._upstream = Upstream(url, timeout_s=timeout_s)
         self._unloaded: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -54,7 +45,7 @@ class SGLangEngine:
         Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
         """
         payload = self._payload(body, adapter)
-        may_call = bool(body.get("tools")) and body.get("tool_choice") != "none"
+        may_call = _may_call(body)
         if with_tokens:
             payload |= {"logprobs": True, "return_meta_info": True}
         if with_tokens or may_call:
@@ -64,7 +55,12 @@ class SGLangEngine:
         choice = reply.choices[0]
         message = wire.read_message(choice.message)
         if may_call and "tool_calls" not in message:
-            message["content"] = await self._restore_text(choice, message["content"] or "")
+            message["content"] = await self._restore_content(
+                choice.response_token_ids or (),
+                choice.matched_stop,
+                message["content"] or "",
+                message.get("reasoning_content", ""),
+            )
         return Completion(
             message=message,
             finish_reason=choice.finish_reason,
@@ -118,11 +114,15 @@ class SGLangEngine:
         )
 
     def stream(self, body: Mapping[str, Any], adapter: str) -> AsyncGenerator[bytes, None]:
-        """Yield the payloads of the engine's events; see `Engine.stream`.
+        """Yield the payloads of the engine's events; see `Engine.stream`. With tools, dropped text is given back.
 
         Raises: EngineUnavailable, EngineTimeout, EngineRefused, EngineBroken, AdapterMissing.
         """
-        return self._stream("/v1/chat/completions", self._payload, body, adapter)
+        if not _may_call(body):
+            return self._stream("/v1/chat/completions", self._payload, body, adapter)
+        asking = {**body, restoring.ASK_FOR_TOKENS: True}
+        events = self._stream("/v1/chat/completions", self._payload, asking, adapter)
+        return restoring.restore_stream(events, self._restore_content)
 
     def stream_text(self, body: Mapping[str, Any], adapter: str) -> AsyncGenerator[bytes, None]:
         """Yield the payloads of a raw text completion; see `Engine.stream_text`.
@@ -151,10 +151,10 @@ class SGLangEngine:
     async def ready(self) -> bool:
         """Say whether it takes traffic now."""
         try:
-            response = await self._send(self._request("GET", "/health").timeout(timedelta(seconds=_HEALTH_TIMEOUT_S)))
+            status, _ = await self._upstream.exchange("GET", "/health", timeout_s=_HEALTH_TIMEOUT_S)
         except MulliganError:
             return False
-        return response.status == 200
+        return status == 200
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Load a LoRA adapter under a new name. Raises: EngineUnavailable, EngineTimeout, AdapterRefused."""
@@ -173,33 +173,33 @@ class SGLangEngine:
     async def close(self) -> None:
         """Release connections, once aborts that are under way have been sent."""
         await asyncio.gather(*self._background)
-        await self._client.close()
-        # pyreqwest's own thread may still be letting go of the last reply; a process that exits meanwhile is aborted.
-        await asyncio.sleep(_LAST_REPLY_S)
+        await self._upstream.close()
 
     async def _stream(
         self, path: str, make_payload: _MakePayload, body: Mapping[str, Any], adapter: str
     ) -> AsyncGenerator[bytes, None]:
         payload = {**make_payload(body, adapter), "stream": True}
-        builder = self._request("POST", path).body_bytes(msgspec.json.encode(payload))
-        done = False
+        events, refusal, done = wire.EventReader(), b"", False
+        reply = await self._upstream.open("POST", path, msgspec.json.encode(payload))
         try:
-            async with builder.streamed_read_buffer_limit(0).build_streamed() as response:
-                if response.status != 200:
-                    raise wire.to_error(response.status, bytes(await response.bytes()), adapter)
-                events = wire.EventReader()
-                while (chunk := await response.body_reader.read_chunk()) is not None:
-                    for event in events.push(bytes(chunk)):
-                        yield event
-                done = events.done
+            while part := await reply.part():
+                if reply.status != 200:
+                    refusal += part
+                    continue
+                for event in events.push(part):
+                    yield event
+            if reply.status != 200:
+                raise wire.to_error(reply.status, refusal, adapter)
+            done = events.done
             if not done:
                 raise EngineBroken("the engine ended a stream before its answer was complete")
+        except EngineTimeout:
+            raise
         except MulliganError:
             done = True
             raise
-        except PyreqwestError as error:
-            raise _to_transport_error(error) from error
         finally:
+            reply.close()
             if not done:
                 self._abort_later(payload["rid"])
 
@@ -218,16 +218,14 @@ class SGLangEngine:
         if adapter in self._unloaded:
             raise AdapterMissing(f"adapter {adapter} was unloaded")
 
-    async def _restore_text(self, choice: wire.Choice, content: str) -> str:
-        """Get back what SGLang's parser dropped: it loses the text of calls that it cannot read."""
-        tokens, stop = choice.response_token_ids or [], choice.matched_stop
+    async def _restore_content(self, tokens: Sequence[int], stop: int | str | None, content: str, thoughts: str) -> str:
         if isinstance(stop, int) and tokens and tokens[-1] == stop:
             tokens = tokens[:-1]
         raw = await self._post("/detokenize", {"tokens": tokens, "skip_special_tokens": False})
         text = wire.decode_text(raw)
         if isinstance(stop, str):
             text = text.partition(stop)[0]
-        return text if len(text.strip()) > len(content.strip()) else content
+        return restoring.find_content(text, content, thoughts)
 
     async def _abortable(self, request_id: str, reply: Coroutine[Any, Any, bytes]) -> bytes:
         try:
@@ -243,9 +241,9 @@ class SGLangEngine:
         task.add_done_callback(self._background.discard)
 
     async def _abort(self, request_id: str) -> None:
-        request = self._request("POST", "/abort_request").body_bytes(msgspec.json.encode({"rid": request_id}))
         try:
-            await self._send(request.timeout(timedelta(seconds=_HEALTH_TIMEOUT_S)))
+            payload = msgspec.json.encode({"rid": request_id})
+            await self._upstream.exchange("POST", "/abort_request", payload, timeout_s=_HEALTH_TIMEOUT_S)
         except MulliganError:
             return  # an engine that is away generates nothing
 
@@ -262,46 +260,17 @@ class SGLangEngine:
         return raw
 
     async def _exchange(self, path: str, payload: Mapping[str, Any]) -> tuple[int, bytes]:
-        response = await self._send(self._request("POST", path).body_bytes(msgspec.json.encode(payload)))
-        return response.status, bytes(await response.bytes())
+        return await self._upstream.exchange("POST", path, msgspec.json.encode(payload))
 
     async def _get(self, path: str) -> bytes:
         try:
-            response = await self._send(self._request("GET", path))
+            status, raw = await self._upstream.exchange("GET", path)
         except EngineUnavailable:
-            response = await self._send(self._request("GET", path))  # a read is safe to repeat on a stale connection
-        raw = bytes(await response.bytes())
-        if response.status != 200:
-            raise wire.to_error(response.status, raw)
+            status, raw = await self._upstream.exchange("GET", path)  # a read is safe to repeat on a stale connection
+        if status != 200:
+            raise wire.to_error(status, raw)
         return raw
 
-    def _request(self, method: str, path: str) -> RequestBuilder:
-        return self._client.request(method, self._url + path).header("content-type", "application/json")
 
-    async def _send(self, request: RequestBuilder) -> Response:
-        try:
-            return await request.build().send()
-        except PyreqwestError as error:
-            raise _to_transport_error(error) from error
-
-
-def _build_client(timeout_s: float) -> Client:
-    return (
-        ClientBuilder()
-        .timeout(timedelta(seconds=timeout_s))
-        .connect_timeout(timedelta(seconds=_CONNECT_TIMEOUT_S))
-        .pool_idle_timeout(timedelta(seconds=_IDLE_TIMEOUT_S))
-        .follow_redirects(enable=False)
-        .no_proxy()
-        .build()
-    )
-
-
-def _to_transport_error(error: PyreqwestError) -> MulliganError:
-    # Before the reply's head pyreqwest calls every timeout one of connecting; only the causes tell them apart.
-    causes = [cause["message"] for cause in (getattr(error, "details", None) or {}).get("causes") or ()]
-    connecting = any("(Connect)" in cause for cause in causes)
-    reason = "; ".join([error.message, *causes[-1:]])
-    if isinstance(error, RequestTimeoutError) and not connecting and not isinstance(error, PoolTimeoutError):
-        return EngineTimeout(f"the engine did not answer in time ({reason})")
-    return EngineUnavailable(f"the engine cannot be reached ({reason})")
+def _may_call(body: Mapping[str, Any]) -> bool:
+    return bool(body.get("tools")) and body.get("tool_choice") != "none"

@@ -24,12 +24,6 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}], "seed": None}
 
 
-@pytest.fixture(autouse=True)
-def _no_pause_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It only matters to a process that exits at once.
-    monkeypatch.setattr("server.engine.sglang._LAST_REPLY_S", 0.0)
-
-
 def chat(**choice: object) -> bytes:
     message = {"role": "assistant", "content": "ho", "reasoning_content": None}
     filled = {"index": 0, "message": message, "finish_reason": "stop", "matched_stop": 7, **choice}

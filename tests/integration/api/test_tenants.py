@@ -1,0 +1,337 @@
+"""Every route of the server, driven with the keys of two tenants and of every role, on a real database.
+
+A new route without a rule here turns the first test red. `xyzzy` is what tenants write and nobody else may read.
+"""
+
+import json
+import re
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from server.api.gate import PUBLIC, SURFACES
+from server.api.rest.application import build_rest
+from server.app import create_app
+from server.domain import Adapter, Event, Role, Scope, Task, TaskVerifier
+from server.settings import Settings
+from server.store.adapters import AdapterStore
+from server.store.database import Database
+from server.store.events import EventStore
+from server.store.keys import KeyStore
+from server.store.rounds import RoundStore
+from server.store.tables import api_keys, metadata
+from server.store.tasks import TaskStore
+from server.store.verifiers import VerifierStore
+from tests.fixtures.asgi import ask
+from tests.fixtures.engines import ScriptedEngine
+
+MARK = "xyzzy"
+TENANTS = ("alpha", "beta")
+ADAPTERS = ("alpha@1", "beta@1")
+TENANT_SCOPES = [Scope.INLINE_VERIFIERS, Scope.REGISTER_VERIFIERS, Scope.REGISTER_CODE, Scope.PIN_ADAPTERS]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a route does for whom. `path` and `body` name things of one tenant by `{task}`, `{episode}` and so on.
+
+    Statuses: of that tenant itself, of the other one, and of the roles.
+    """
+
+    path: str
+    owner: int
+    other: int
+    viewer: int
+    approver: int
+    admin: int
+    body: Any = None
+
+
+READABLE = {"owner": 200, "other": 404, "viewer": 200, "approver": 200, "admin": 200}
+LISTED = {"owner": 200, "other": 200, "viewer": 200, "approver": 200, "admin": 200}
+INTERNAL = {"owner": 403, "other": 403, "viewer": 200, "approver": 200, "admin": 200}
+APPROVED = {"owner": 403, "other": 403, "viewer": 403, "approver": 200, "admin": 200}
+ADMIN_ONLY = {"owner": 403, "other": 403, "viewer": 403, "approver": 403}
+RUN = {"owner": 200, "other": 404, "viewer": 403, "approver": 403, "admin": 200}
+MESSAGES = [{"role": "user", "content": f"{MARK}?"}]
+VERIFIER = {"name": "{verifier}", "kind": "regex", "config": {"pattern": "new"}}
+
+RULES: dict[tuple[str, str], Rule] = {
+    ("POST", "/v1/chat/completions"): Rule(
+        "/v1/chat/completions", **RUN, body={"model": "{task}", "messages": MESSAGES}
+    ),
+    ("POST", "/v1/completions"): Rule("/v1/completions", **RUN, body={"model": "{task}", "prompt": "2+2?"}),
+    ("POST", "/v1/responses"): Rule("/v1/responses", **RUN, body={"model": "{task}", "input": "2+2?"}),
+    ("GET", "/v1/models"): Rule("/v1/models", **LISTED),
+    ("GET", "/v1/models/{model:path}"): Rule("/v1/models/{task}", **READABLE),
+    ("GET", "/v1/tasks"): Rule("/v1/tasks", **LISTED),
+    ("POST", "/v1/tasks"): Rule("/v1/tasks", **ADMIN_ONLY, admin=201, body={"name": "{task}-more"}),
+    ("GET", "/v1/tasks/{name}"): Rule("/v1/tasks/{task}", **READABLE),
+    ("PATCH", "/v1/tasks/{name}"): Rule("/v1/tasks/{task}", **ADMIN_ONLY, admin=200, body={"verify": "off"}),
+    ("GET", "/v1/verifiers"): Rule("/v1/verifiers", **LISTED),
+    ("POST", "/v1/verifiers"): Rule(
+        "/v1/verifiers", owner=201, other=409, viewer=403, approver=403, admin=201, body=VERIFIER
+    ),
+    ("GET", "/v1/verifiers/{name}"): Rule("/v1/verifiers/{verifier}", **READABLE),
+    ("GET", "/v1/verifiers/{name}/versions"): Rule("/v1/verifiers/{verifier}/versions", **READABLE),
+    ("POST", "/v1/verifiers/{name}/run"): Rule("/v1/verifiers/{verifier}/run", **RUN, body={"answer": "4"}),
+    ("GET", "/v1/episodes"): Rule("/v1/episodes?key={key}", **LISTED),
+    ("GET", "/v1/episodes/{episode_id}"): Rule("/v1/episodes/{episode}?tokens=true", **READABLE),
+    ("POST", "/v1/tasks/{task}/rounds"): Rule("/v1/tasks/{task}/rounds", **ADMIN_ONLY, admin=409),  # one is queued
+    ("GET", "/v1/rounds"): Rule("/v1/rounds?task={task}", **INTERNAL),
+    ("GET", "/v1/rounds/{round_id}"): Rule("/v1/rounds/{round}", **INTERNAL),
+    ("POST", "/v1/rounds/{round_id}/cancel"): Rule("/v1/rounds/{round}/cancel", **APPROVED),
+    ("GET", "/v1/adapters"): Rule("/v1/adapters", **INTERNAL),
+    ("POST", "/v1/adapters/{name}/promote"): Rule(  # by the admin's turn it is the champion already
+        "/v1/adapters/{adapter}/promote", **{**APPROVED, "admin": 409}
+    ),
+    ("POST", "/v1/tasks/{name}/rollback"): Rule(  # there is no former champion
+        "/v1/tasks/{task}/rollback", **{**APPROVED, "approver": 409, "admin": 409}
+    ),
+    ("POST", "/v1/keys"): Rule("/v1/keys", **ADMIN_ONLY, admin=201, body={"name": MARK, "tasks": ["{task}"]}),
+    ("GET", "/v1/keys"): Rule("/v1/keys", **ADMIN_ONLY, admin=200),
+    ("DELETE", "/v1/keys/{key_id}"): Rule("/v1/keys/{spare_key}", **ADMIN_ONLY, admin=200),
+}  # fmt: skip
+
+
+def flatten(routes):
+    """List routes, those of included routers too."""
+    for route in routes:
+        if hasattr(route, "path") and getattr(route, "methods", None):
+            yield route
+        else:
+            yield from flatten(getattr(route, "routes", None) or route.original_router.routes)
+
+
+def walk_doors() -> list[tuple[str, str]]:
+    """List every method and path of the server, but what is open to all."""
+    doors = list(SURFACES)
+    for route in flatten(build_rest().routes):
+        doors += [(method, route.path) for method in sorted(route.methods - {"HEAD"})]
+    return [door for door in doors if door not in PUBLIC]
+
+
+DOORS = walk_doors()
+
+
+@dataclass
+class World:
+    """A running server, the keys of everybody, and what belongs to each tenant."""
+
+    app: Any
+    database: Database
+    secrets: dict[str, str] = field(default_factory=dict)
+    things: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    async def ask(self, door: tuple[str, str], who: str, *, of: str):
+        """Ask for something of a tenant."""
+        rule = RULES[door]
+        body = None if rule.body is None else json.loads(self.name(json.dumps(rule.body), of))
+        key = None if who == "nobody" else self.secrets[who]
+        return await ask(self.app, door[0], self.name(rule.path, of), body, key=key)
+
+    def name(self, text: str, of: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda matched: self.things[of].get(matched[1], matched[0]), text)
+
+    async def dump(self) -> str:
+        """Write down everything that is in the database but for what merely lives."""
+        rows = {}
+        async with self.database.read() as connection:
+            for table in metadata.sorted_tables:
+                if table.name not in ("presence", "key_usage"):
+                    shown = [column for column in table.columns if column.name != "last_used_at"]
+                    rows[table.name] = [tuple(row) for row in await connection.execute(select(*shown))]
+        return repr(rows)
+
+    async def chat(self, who: str, model: str, **fields: Any):
+        body = {"model": model, "messages": MESSAGES, **fields}
+        return await ask(self.app, "POST", "/v1/chat/completions", body, key=self.secrets[who])
+
+
+async def make_keys(world: World) -> None:
+    """Make everybody's keys."""
+    keys = KeyStore(world.database)
+    for tenant in TENANTS:
+        world.secrets[tenant], key = await keys.create(f"app-{tenant}", scopes=TENANT_SCOPES, tasks=[tenant])
+        _, spare = await keys.create(f"spare-{tenant}", tasks=[tenant])
+        world.things[tenant] = {"key": key.id, "spare_key": spare.id, "task": tenant, "adapter": f"{tenant}@1"}
+    for role in (Role.VIEWER, Role.APPROVER, Role.ADMIN):
+        world.secrets[role.value], _ = await keys.create(role, role)
+    world.secrets["revoked"], revoked = await keys.create("revoked", Role.ADMIN)
+    await keys.revoke(revoked.id)
+    world.secrets["expired"], expired = await keys.create("expired", Role.ADMIN, expires_at=time.time() + 3600)
+    async with world.database.write() as connection:
+        await connection.execute(update(api_keys).where(api_keys.c.id == expired.id).values(expires_at=1.0))
+
+
+@asynccontextmanager
+async def open_world(settings: Settings):
+    """Run a server with two tenants, each of whom has one of everything."""
+    database = Database(settings.database_url)
+    world = World(
+        create_app(settings, open_engine=lambda _: ScriptedEngine([f"4 {MARK}"], dict.fromkeys(ADAPTERS, f"/{MARK}"))),
+        database,
+    )
+    for tenant in TENANTS:
+        await VerifierStore(database).add(f"{tenant}_rule", "regex", {"pattern": f"4|{MARK}"}, MARK)
+        await TaskStore(database).create(Task(tenant, (TaskVerifier(f"{tenant}_rule", 1),), prompts={"reflect": MARK}))
+        await AdapterStore(database).add(Adapter(f"{tenant}@1", tenant, f"/{MARK}", {}))
+    await make_keys(world)
+    async with world.app.rest.router.lifespan_context(world.app.rest):
+        for tenant in TENANTS:
+            answer = await world.chat(tenant, tenant)
+            assert answer.status == 200, answer.body
+            made = {"verifier": f"{tenant}_rule", "episode": answer.headers["x-mulligan-episode"]}
+            made["round"] = (await RoundStore(database).create(tenant, {"note": MARK})).id
+            await EventStore(database).add(Event("tenant.made", tenant, "", {"note": MARK}, 1.0))
+            world.things[tenant] |= made
+        yield world
+    await database.close()
+
+
+@pytest.fixture
+async def world(tmp_path, sqlite_url):
+    async with open_world(Settings(data_dir=tmp_path, database_url=sqlite_url)) as opened:
+        yield opened
+
+
+def test_every_route_has_a_rule():
+    assert set(DOORS) - set(RULES) == set(), "say in RULES who may use the new route, and what of whom it shows"
+
+
+@pytest.mark.parametrize("door", DOORS, ids=" ".join)
+async def test_no_tenant_sees_or_changes_the_others_things(world, door):
+    rule = RULES[door]
+    for me, other in (TENANTS, TENANTS[::-1]):
+        before = await world.dump()
+        answer = await world.ask(door, me, of=other)
+        assert answer.status == rule.other, answer.body
+        seen = answer.body.decode()
+        asked = world.name(rule.path + json.dumps(rule.body), other)
+        assert [name for name in world.things[other].values() if name in seen and name not in asked] == []
+        if answer.status == 200:  # a list, in which only its own things may be
+            assert other not in seen
+        else:
+            assert MARK not in seen
+            assert await world.dump() == before
+
+
+@pytest.mark.parametrize("door", DOORS, ids=" ".join)
+async def test_each_role_may_do_what_it_may_and_no_more(world, door):
+    rule = RULES[door]
+    before = await world.dump()
+    for who, code in (("nobody", "invalid_api_key"), ("revoked", "invalid_api_key"), ("expired", "expired_api_key")):
+        answer = await world.ask(door, who, of="alpha")
+        assert (answer.status, answer.error["code"]) == (401, code)
+    for who, status in (("viewer", rule.viewer), ("approver", rule.approver)):
+        answer = await world.ask(door, who, of="alpha")
+        assert (who, answer.status) == (who, status), answer.body
+        if status == 403:
+            assert answer.error["code"] == "insufficient_scope"
+        if who == "viewer":
+            assert await world.dump() == before
+    for who, status in (("alpha", rule.owner), ("admin", rule.admin)):
+        answer = await world.ask(door, who, of="alpha")
+        assert (who, answer.status) == (who, status), answer.body
+
+
+async def test_the_marks_that_nobody_else_sees_are_there_for_whoever_may(world):
+    for door in [("GET", "/v1/tasks/{name}"), ("GET", "/v1/verifiers/{name}"), ("GET", "/v1/episodes/{episode_id}")]:
+        for who in ("alpha", "viewer", "admin"):
+            assert MARK in (await world.ask(door, who, of="alpha")).body.decode()
+
+
+async def test_lists_have_a_tenants_own_things_only(world):
+    async def list_all(who: str, path: str) -> list[Any]:
+        return (await ask(world.app, "GET", path, key=world.secrets[who])).json()["data"]
+
+    assert [task["name"] for task in await list_all("alpha", "/v1/tasks")] == ["alpha"]
+    assert [one["name"] for one in await list_all("alpha", "/v1/verifiers")] == ["alpha_rule"]
+    assert [model["id"] for model in await list_all("alpha", "/v1/models")] == ["alpha", "alpha@1"]
+    assert [one["id"] for one in await list_all("alpha", "/v1/episodes")] == [world.things["alpha"]["episode"]]
+    theirs = world.things["beta"]["key"]
+    assert [one["id"] for one in await list_all("alpha", f"/v1/episodes?key={theirs}")] == [
+        world.things["alpha"]["episode"]
+    ]
+    assert await list_all("alpha", "/v1/episodes?task=beta") == []
+    assert {task["name"] for task in await list_all("viewer", "/v1/tasks")} == {"alpha", "beta", "default"}
+    assert len(await list_all("viewer", "/v1/episodes")) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"model": "beta"}, 404, "model_not_found"),
+        ({"model": "beta@1"}, 404, "model_not_found"),
+        ({"model": "default"}, 404, "model_not_found"),
+        ({"model": "local"}, 404, "model_not_found"),  # the base model, which the policy of `default` would serve
+        ({"model": "local", "task": "beta"}, 404, "task_not_found"),
+        ({"model": "alpha", "verifiers": ["beta_rule"]}, 400, "verifier_not_found"),
+        ({"model": "alpha", "verifiers": ["alpha_rule"]}, 200, None),
+        ({"model": "local", "task": "alpha"}, 200, None),
+    ],
+)
+async def test_what_a_key_may_not_use_is_like_what_is_not_there(world, fields, status, code):
+    fields = {name: world.app.rest.state.context.settings.engine.model_name if value == "local" else value
+              for name, value in fields.items()}  # fmt: skip
+    answer = await world.chat("alpha", **fields)
+    assert answer.status == status, answer.body
+    if code is not None:
+        assert answer.error["code"] == code
+        missing = json.loads(json.dumps(fields).replace("beta", "gamma"))
+        unknown = await world.chat("alpha", **missing)
+        if "beta" in json.dumps(fields):
+            assert unknown.body.decode().replace("gamma", "beta") == answer.body.decode()
+
+
+async def test_scopes_are_needed_one_by_one(world):
+    keys = KeyStore(world.database)
+    inline = [{"kind": "regex", "config": {"pattern": "4"}}]
+    code = [{"kind": "python", "config": {"code": "def verify(request, answer, args):\n    return True\n"}}]
+    expected = {
+        (): (403, 403, 403, 403, 403),
+        (Scope.INLINE_VERIFIERS,): (200, 403, 403, 403, 403),
+        (Scope.INLINE_VERIFIERS, Scope.REGISTER_CODE): (200, 200, 403, 201, 403),
+        (Scope.REGISTER_VERIFIERS,): (403, 403, 201, 403, 403),
+        (Scope.PIN_ADAPTERS,): (403, 403, 403, 403, 200),
+    }
+    for place, (scopes, statuses) in enumerate(expected.items()):
+        secret = world.secrets["some"] = (await keys.create("some", scopes=scopes))[0]
+        registered = []
+        for name, verifier in (("plain", inline[0]), ("code", code[0])):
+            body = {"name": f"{name}{place}", **verifier}
+            registered.append((await ask(world.app, "POST", "/v1/verifiers", body, key=secret)).status)
+        got = (
+            (await world.chat("some", "alpha", verifiers=inline)).status,
+            (await world.chat("some", "alpha", verifiers=code)).status,
+            *registered,
+            (await world.chat("some", "alpha@1", verify="off")).status,
+        )
+        assert (scopes, got) == (scopes, statuses)
+
+
+async def test_a_tenant_uses_the_verifier_that_it_registered_and_nobody_else_does(world):
+    body = {"name": "mine", "kind": "regex", "config": {"pattern": "4"}}
+    assert (await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets["alpha"])).status == 201
+    assert (await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets["admin"])).json()["version"] == 2
+    assert (await world.chat("alpha", "alpha", verifiers=["mine"])).status == 200
+    assert (await world.chat("beta", "beta", verifiers=["mine"])).error["code"] == "verifier_not_found"
+    assert (await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets["beta"])).status == 409
+
+
+async def test_a_plain_client_sees_verifiers_but_not_what_they_are_made_of(world):
+    world.secrets["plain"], _ = await KeyStore(world.database).create("plain", tasks=["alpha"])
+    shown = await ask(world.app, "GET", "/v1/verifiers/alpha_rule", key=world.secrets["plain"])
+    assert (shown.json()["name"], shown.json()["config"]) == ("alpha_rule", None)
+
+
+async def test_what_a_key_asks_that_opted_out_is_marked(world):
+    world.secrets["private"], _ = await KeyStore(world.database).create("private", trains=False)
+    for who, trains in (("private", False), ("alpha", True)):
+        episode = (await world.chat(who, "alpha")).headers["x-mulligan-episode"]
+        shown = await ask(world.app, "GET", f"/v1/episodes/{episode}", key=world.secrets["admin"])
+        assert shown.json()["trains"] is trains

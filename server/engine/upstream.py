@@ -77,7 +77,7 @@ class _Connection(asyncio.Protocol):
         self.closed = True
         if not self.busy or self.complete:
             return
-        if self.head_done and not self._parser.should_keep_alive() and exc is None and self._until_close:
+        if self.head_done and exc is None and self._until_close:
             self.on_message_complete()  # a reply without a length ends with its connection
         elif self.head_done:
             self.fail(EngineUnavailable("the engine cannot be reached (it cut its reply off)"))
@@ -114,6 +114,7 @@ class _Connection(asyncio.Protocol):
         if not self.head_done:
             return  # an interim reply
         self.complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it at once
         self._wake()
 
     # what the client calls
@@ -122,7 +123,7 @@ class _Connection(asyncio.Protocol):
         """Send a request. `streams`: wake up at every part of the body, and not only at its end."""
         assert self._transport is not None
         self._streams = streams
-        self._until_close = False
+        self._until_close = self._keep_alive = False
         self._error = None
         self._head_bytes = self._body_bytes = self._waiting_bytes = 0
         self.parts.clear()
@@ -159,7 +160,7 @@ class _Connection(asyncio.Protocol):
 
     def may_serve_again(self) -> bool:
         """Whether another request may use this connection."""
-        return self.complete and not self.closed and self._error is None and self._parser.should_keep_alive()
+        return self.complete and self._keep_alive and not self.closed and self._error is None
 
     def fail(self, error: MulliganError) -> None:
         """End it with an error."""
@@ -179,7 +180,7 @@ class _Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done() and (always or self._streams or self.complete):
             waiter.set_result(None)
 
-    _streams = _until_close = False
+    _streams = _until_close = _keep_alive = False
 
 
 class Upstream:

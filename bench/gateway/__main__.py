@@ -8,6 +8,7 @@ gateway's own processes took. Wall times on a shared machine swing tenfold: read
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ examples:
   python -m bench.gateway --memory                           100,000 requests; does it stay flat?
 
 reading it:
-  CPU us     microseconds of CPU time a request, of the gateway's own processes: without the database's and the engine's
+  CPU us     microseconds of CPU time a request, of the gateway's own processes; the engine's are not in it
+  database   microseconds of CPU time a request in PostgreSQL's own processes, where they run on this machine
   x router   beside sglang-router in the same round; of LiteLLM likewise
   +p50       p50 less that of the direct row: what the gateway adds. At 32 and 128 at once a gateway on one core is
              saturated, so there it is queueing: requests/s told in another way
@@ -128,6 +130,7 @@ def watch(rows: list[Row], plan: Plan, cores: Cores, requests: int, console: Con
 
 def main() -> int:
     """Measure what was asked for, print it, and return 1 where an answer was wrong or is not in the log."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases are dropped and processes ended
     parser = build_parser()
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -147,7 +150,7 @@ def main() -> int:
         if not plan.concurrencies:
             parser.error("--concurrency needs a number")
         gateways = len({row.gateway.name for row in rows})
-        with show_progress(console, gateways + plan.rounds * len(list_measurements(rows, plan))) as tell:
+        with show_progress(console, gateways + len(list_measurements(rows, plan))) as tell:
             findings = run(rows, plan, cores, tell)
     goals = judge_goals(findings, memories)
     print_report(console, rows, findings, plan, cores)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from bench.gateway.accounting import read_usage
+from bench.gateway.accounting import Usage, read_clocks_s, read_usage
 from bench.gateway.load import Result, Spec
 from bench.gateway.start import NotMeasured, Started, open_child, stop_child
 
@@ -22,6 +22,7 @@ class Measurement:
     cpu_s: float
     rss_bytes: int
     engine_cpu_us: float
+    beside_cpu_us: float  # of the database's processes, a request; 0 where there are none or they cannot be seen
 
     @property
     def cpu_us(self) -> float:
@@ -58,9 +59,10 @@ def measure(gateway: Started, engine: Started, spec: Spec, *, python: str, cores
         if not line.startswith(b"ready "):
             raise NotMeasured(f"{gateway.name} answers wrongly: {_why(line)}")
         gateway.answered += int(line.split()[1])
-        before, engine_before = read_usage(gateway.child.pid), read_usage(engine.child.pid)
+        beside = gateway.find_beside() if gateway.find_beside else []
+        before, engine_before, beside_before = _read_all(gateway, engine, beside)
         line = _tell(child, b"go")
-        after, engine_after = read_usage(gateway.child.pid), read_usage(engine.child.pid)
+        after, engine_after, beside_after = _read_all(gateway, engine, beside)
         result = msgspec.json.decode(line, type=Result)
     except (msgspec.MsgspecError, OSError) as error:
         raise NotMeasured(f"{gateway.name}: the load generator broke off: {error}") from error
@@ -74,7 +76,12 @@ def measure(gateway: Started, engine: Started, spec: Spec, *, python: str, cores
         raise NotMeasured(f"{gateway.name}: {result.wrong} wrong of {result.answered}: {result.first_wrong}")
     gateway.answered += result.answered
     engine_us = (engine_after.cpu_s - engine_before.cpu_s) / result.answered * 1e6
-    return Measurement(result, after.cpu_s - before.cpu_s, after.rss_bytes, engine_us)
+    beside_us = sum(now - beside_before[pid] for pid, now in beside_after.items()) / result.answered * 1e6
+    return Measurement(result, after.cpu_s - before.cpu_s, after.rss_bytes, engine_us, beside_us)
+
+
+def _read_all(gateway: Started, engine: Started, beside: list[int]) -> tuple[Usage, Usage, dict[int, float]]:
+    return read_usage(gateway.child.pid), read_usage(engine.child.pid), read_clocks_s(beside)
 
 
 def _tell(child: subprocess.Popen[bytes], line: bytes) -> bytes:

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -44,6 +45,7 @@ def mulligan(database: str, *, workers: int = 1, all_cores: bool = False) -> Sta
         folder.mkdir()
         with open_database(database, folder, setting.postgres) as url:
             with serve(setting, name, folder, url, workers) as api:
+                api.find_beside = partial(find_backends, url) if database == "postgres" else None
                 yield api
             _check_log(url, api)
 
@@ -125,6 +127,22 @@ def open_database(kind: str, folder: Path, postgres: str) -> Iterator[str]:
         yield base.rsplit("/", 1)[0] + "/" + name + (f"?{query}" if query else "")
     finally:
         asyncio.run(_execute(postgres, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def find_backends(url: str) -> list[int]:
+    """Find PostgreSQL's processes that serve this database; none where it runs on another machine."""
+    statement = """
+        SELECT array_agg(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+    """
+    there = asyncio.run(_execute(url, statement))
+    return [pid for pid in there if _is_postgres(pid)] if isinstance(there, list) else []
+
+
+def _is_postgres(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
+    except OSError:
+        return False
 
 
 async def _execute(url: str, statement: str) -> object:

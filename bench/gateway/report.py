@@ -43,7 +43,7 @@ def render_requests(rows: list[Row], findings: Findings, plan: Plan) -> Table:
     columns = [f"+p50 ms @{concurrency}" for concurrency in sorted(plan.concurrencies)]
     table = _table(
         f"One request, whole answer, {main} at once (median of {plan.rounds} rounds)",
-        "row", "CPU us", "x router", "of LiteLLM", "requests/s", "p50 ms", "p99 ms", *columns, "RSS MiB",
+        "row", "CPU us", "database", "x router", "of LiteLLM", "requests/s", "p50 ms", "p99 ms", *columns, "RSS MiB",
     )  # fmt: skip
     for row in rows:
         if row.workers or (row.id, main, False) not in findings.measurements:
@@ -57,6 +57,7 @@ def render_requests(rows: list[Row], findings: Findings, plan: Plan) -> Table:
         table.add_row(
             name_row(row),
             _show(findings.median(row.id, main, "cpu_us")),
+            _show(findings.median(row.id, main, "beside_cpu_us") or None),
             _show(findings.median_ratio(row.id, "router", main, "cpu_us"), 2),
             "-" if share is None else f"1/{1 / share:,.0f}",
             _show(findings.median(row.id, main, "per_s")),

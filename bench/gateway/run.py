@@ -31,8 +31,8 @@ _FEWEST = 40
 class Plan:
     """How much is asked."""
 
-    requests: int = 3000
-    rounds: int = 3
+    requests: int = 2000
+    rounds: int = 5
     concurrencies: tuple[int, ...] = (MAIN, 1, 128)
     streams: tuple[int, ...] = (MAIN, 1)  # concurrencies of streams; none: no streams
     stream_requests: int = 160
@@ -102,16 +102,27 @@ def specify(row: Row, concurrency: int, plan: Plan, *, stream: bool) -> Spec:
     )
 
 
-def list_measurements(rows: list[Row], plan: Plan) -> list[tuple[Row, int, bool]]:
-    """List one round: all rows side by side at one concurrency, then at the next; those of workers at the main one."""
+def list_round(rows: list[Row], plan: Plan, turn: int) -> list[tuple[Row, int, bool]]:
+    """List one round: all rows side by side at one concurrency, then at the next.
+
+    Every round has the first concurrency, of whole answers and of streams; the others come every second round. Rows
+    of workers are measured at the first alone.
+    """
+    count = 1 if turn % 2 else None
+    main = plan.concurrencies[0]
     whole = [
         (row, concurrency, False)
-        for concurrency in plan.concurrencies
+        for concurrency in plan.concurrencies[:count]
         for row in rows
-        if concurrency == plan.concurrencies[0] or not row.workers
+        if concurrency == main or not row.workers
     ]
     streams = [row for row in rows if row.streams and not row.workers]
-    return whole + [(row, concurrency, True) for concurrency in plan.streams for row in streams]
+    return whole + [(row, concurrency, True) for concurrency in plan.streams[:count] for row in streams]
+
+
+def list_measurements(rows: list[Row], plan: Plan) -> list[tuple[int, Row, int, bool]]:
+    """List all rounds, each with its number from 0."""
+    return [(turn, *one) for turn in range(plan.rounds) for one in list_round(rows, plan, turn)]
 
 
 def run(rows: list[Row], plan: Plan, cores: Cores, tell: Tell) -> Findings:
@@ -123,20 +134,19 @@ def run(rows: list[Row], plan: Plan, cores: Cores, tell: Tell) -> Findings:
     ):
         setting = Setting(sys.executable, engine, cores, Path(folder), plan.postgres, plan.checkout)
         with start_all(rows, setting, findings, tell) as gateways:
-            for turn in range(plan.rounds):
-                for row, concurrency, stream in list_measurements(rows, plan):
-                    tell(f"round {turn + 1}: {row.title}, {'streams ' if stream else ''}{concurrency} at once")
-                    if row.id in findings.missing:
-                        continue
-                    spec = specify(row, concurrency, plan, stream=stream)
-                    gateway = gateways[row.gateway.name]
-                    try:
-                        one = measure(gateway, engine, spec, python=sys.executable, cores=cores.rest)
-                    except NotMeasured as error:
-                        findings.missing[row.id] = str(error)
-                        findings.flaws.append(str(error))
-                    else:
-                        findings.measurements.setdefault((row.id, concurrency, stream), []).append(one)
+            for turn, row, concurrency, stream in list_measurements(rows, plan):
+                tell(f"round {turn + 1}: {row.title}, {'streams ' if stream else ''}{concurrency} at once")
+                if row.id in findings.missing:
+                    continue
+                spec = specify(row, concurrency, plan, stream=stream)
+                gateway = gateways[row.gateway.name]
+                try:
+                    one = measure(gateway, engine, spec, python=sys.executable, cores=cores.rest)
+                except NotMeasured as error:
+                    findings.missing[row.id] = str(error)
+                    findings.flaws.append(str(error))
+                else:
+                    findings.measurements.setdefault((row.id, concurrency, stream), []).append(one)
     return findings
 
 

@@ -1,5 +1,6 @@
 """Starts and stops processes of the benchmark: on chosen cores, waiting until they answer, never leaving one behind."""
 
+import ctypes
 import http.client
 import os
 import select
@@ -7,12 +8,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _STOP_S = 10.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # loaded here: between fork and exec as little as possible is done
 
 
 class NotMeasured(Exception):
@@ -50,6 +53,8 @@ class Started:
     headers: Mapping[str, str] = field(default_factory=dict)
     answered: int = 0
     """Answers that it gave and that were right: as many have to be in the log."""
+    find_beside: Callable[[], list[int]] | None = None
+    """Finds the processes that work for it without being its own: a database's."""
 
     @property
     def url(self) -> str:
@@ -78,9 +83,14 @@ def open_child(command: Sequence[str], cores: frozenset[int], **options: object)
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)  # a child inherits it from its first instruction on
     try:
-        return subprocess.Popen(command, start_new_session=True, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return subprocess.Popen(command, start_new_session=True, preexec_fn=_tie_to_parent, **options)  # noqa: PLW1509  # pyright: ignore[reportCallIssue, reportArgumentType]
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _tie_to_parent() -> None:
+    """Let the kernel kill this process when the benchmark's own ends, however it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def stop_child(child: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httptools
@@ -160,3 +161,23 @@ def test_goals_are_judged():
     assert Goal("", 2.0, "x", None).verdict == "not measured"
     assert Goal("", 1 / 60, "share", 1 / 50).verdict == "not met"
     assert Goal("", 1 / 60, "share", 1 / 70).show(1 / 70) == "1/70"
+
+
+def test_what_was_started_ends_with_the_benchmark():
+    run = """
+import time
+from bench.gateway.start import open_child
+print(open_child(["sleep", "60"], frozenset({0})).pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", run], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        child = int(parent.stdout.readline())
+        assert "sleep" in Path(f"/proc/{child}/comm").read_text()
+    finally:
+        parent.kill()
+        parent.communicate(timeout=10)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}/comm").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "it outlived the benchmark"
+        time.sleep(0.05)

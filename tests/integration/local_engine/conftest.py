@@ -20,7 +20,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("local") / "model", layers=2, hidden=32, context=256)
+    return make_model(tmp_path_factory.mktemp("local") / "model", layers=2, hidden=48, context=256)
 
 
 @pytest.fixture(scope="session")

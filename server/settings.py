@@ -55,10 +55,13 @@ class LimitSettings(BaseModel):
     max_messages: int = Field(default=2048, ge=1)
     max_retries: int = Field(default=8, ge=0)
     max_choices: int = Field(default=16, ge=1)  # the largest `n`
+    max_images: int = Field(default=16, ge=0)  # in all messages of a request together
+    remote_images: bool = False  # whether an image may be an address, which the engine fetches: it may reach inner ones
     max_concurrent: int = Field(default=256, ge=1)  # episodes in flight in one process; past it requests wait
     max_queued: int = Field(default=256, ge=0)  # requests that wait in one process; past it 429
     queue_timeout_s: float = Field(default=30.0, gt=0)  # how long a request waits; past it 429
     deadline_s: float = Field(default=600.0, gt=0)
+    replay_s: float = Field(default=86400.0, gt=0)  # how long an answer can be repeated by its Idempotency-Key
 
 
 class Settings(BaseSettings):
@@ -69,6 +72,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=64)  # API processes that share the port
     database_url: str = ""  # "" = SQLite in the data folder; else sqlite:///... or postgresql://...
     broker_url: str = ""  # "" = filesystem transport in the data folder; else redis://...
     held_out_share: float = Field(default=0.2, gt=0, lt=1)  # of conversations, by a hash of the first user message
@@ -121,7 +125,14 @@ class Settings(BaseSettings):
             "MULLIGAN_LOG": self.log.model_dump_json(),
             "MULLIGAN_LIMITS": self.limits.model_dump_json(),
         }
-        for name in ("held_out_share", "worker_heartbeat_s", "worker_lost_after_s", "beat_interval_s", "log_level"):
+        for name in (
+            "held_out_share",
+            "worker_heartbeat_s",
+            "worker_lost_after_s",
+            "beat_interval_s",
+            "log_level",
+            "workers",
+        ):
             variables[f"MULLIGAN_{name.upper()}"] = str(getattr(self, name))
         # What was decided here is handed on; an inherited MULLIGAN_ENGINE__URL would win over it in the child.
         kept = ("MULLIGAN_TRAINER", "MULLIGAN_TEST")

@@ -5,22 +5,29 @@ engine that `server.api.fields` does not name.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from server.api import chat_checks
+from server.api.chat_body import to_engine_messages, to_engine_tools, without_nulls
+from server.api.chat_shapes import Message, ResponseFormat, StreamOptions, Tool, ToolChoice
+from server.api.chat_shapes import Text as _Text
 from server.api.fields import ENGINE_FIELDS, OUR_FIELDS, REFUSED_FIELDS, SAMPLING_DEFAULTS
+from server.api.unknown_fields import drop_unknown
 from server.errors import InvalidRequest
 from server.settings import LimitSettings
 
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-
-_Text = Annotated[str, Meta(min_length=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+_TokenId = Annotated[str, Meta(pattern="^[0-9]{1,9}$")]
+_Label = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+"""OpenAI's `metadata`, with its limits."""
 
 
 class RequestVerifier(Struct, forbid_unknown_fields=True):
@@ -46,31 +53,23 @@ class RetryOverrides(Struct, forbid_unknown_fields=True):
     on_abstain: Literal["return", "error"] | None = None
 
 
-class StreamOptions(Struct, forbid_unknown_fields=True):
-    """OpenAI's `stream_options`."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-    include_attempts: bool | None = None  # ours
-
-
 class ChatRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """A chat request, checked. None means not given. The fields are those of `server.api.fields`, in its order."""
 
     model: _Text
-    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[_TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     max_completion_tokens: _Count | None = None
     max_tokens: _Count | None = None
-    stop: str | list[str] | None = None
+    stop: _Text | Annotated[list[_Text], Meta(max_length=4)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -86,9 +85,9 @@ class ChatRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     verify: Literal["off", "observe", "enforce"] | None = None
     retry: RetryOverrides | None = None
     unverified_stream: bool | None = None
-    metadata: dict[str, str] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
+    metadata: Metadata | None = None
+    user: _Label | None = None
+    safety_identifier: _Label | None = None
     prompt_cache_key: Any = None
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
@@ -114,27 +113,40 @@ class ParsedChat:
 
 
 _json = msgspec.json.Decoder(dict[str, Any])
-_PLACE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
-def parse_chat(body: bytes, limits: LimitSettings) -> ParsedChat:
+def parse_chat(body: bytes, limits: LimitSettings, *, images: bool = False, ignore_unknown: bool = False) -> ParsedChat:
     """Parse and check a chat request's body.
+
+    Raises: InvalidRequest, naming the field; its code is `unknown_field` for one that nobody knows.
+    """
+    return read_chat(decode_json(body), limits, images=images, ignore_unknown=ignore_unknown)
+
+
+def read_chat(
+    fields: dict[str, Any], limits: LimitSettings, *, images: bool = False, ignore_unknown: bool = False
+) -> ParsedChat:
+    """Check the fields of a chat request, wherever they came from. `images` says whether the model reads them.
+
+    With `ignore_unknown` what is in no shape is left out, here and in what is logged, in place of being refused.
 
     Raises: InvalidRequest, naming the field.
     """
-    fields = decode_json(body)
+    if ignore_unknown:
+        fields = drop_unknown(fields, ChatRequest)
     try:
         request = msgspec.convert(fields, ChatRequest)
     except msgspec.ValidationError as error:
         raise explain_invalid(error) from None
-    _check_messages(request, limits)
+    chat_checks.check_messages(request.messages, limits, images=images)
+    chat_checks.check_tools(request.tools or (), request.tool_choice)
+    chat_checks.check_format(request.response_format)
     _check_values(request, limits)
-    engine_body = {**SAMPLING_DEFAULTS, **_given(request, ENGINE_FIELDS)}
-    if (old_name := engine_body.pop("max_tokens", None)) is not None:
-        engine_body.setdefault("max_completion_tokens", old_name)
-    return ParsedChat(request, engine_body, {name: value for name, value in fields.items() if name not in OUR_FIELDS})
+    logged = {name: value for name, value in fields.items() if name not in OUR_FIELDS}
+    return ParsedChat(request, _make_engine_body(fields), logged)
 
 
 def decode_json(body: bytes) -> dict[str, Any]:
@@ -144,7 +156,9 @@ def decode_json(body: bytes) -> dict[str, Any]:
     """
     try:
         return _json.decode(body)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
+        if "out of range" in str(error):
+            raise InvalidRequest("The body holds a number that is out of range.") from None
         raise InvalidRequest("The body must be a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from None
@@ -154,7 +168,7 @@ def explain_invalid(error: msgspec.ValidationError) -> InvalidRequest:
     """Turn msgspec's words (`... - at `$.retry.show``) into an error that names the field."""
     text = str(error)
     place = _PLACE.search(text)
-    path = place["path"] if place else ""
+    path = place["path"].replace("[...]", "") if place else ""
     what = text[: place.start()] if place else text
     if named := _UNKNOWN.search(what) or _MISSING.search(what):
         path = f"{path}.{named['name']}" if path else named["name"]
@@ -163,22 +177,23 @@ def explain_invalid(error: msgspec.ValidationError) -> InvalidRequest:
     return InvalidRequest(f"{path}: {what}" if path else what, param=path or None)
 
 
-def _given(request: ChatRequest, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(request, name)) is not None}
-
-
-def _check_messages(request: ChatRequest, limits: LimitSettings) -> None:
-    if len(request.messages) > limits.max_messages:
-        raise InvalidRequest(f"At most {limits.max_messages} messages are taken.", param="messages")
-    for index, message in enumerate(request.messages):
-        role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str) or role not in ROLES:
-            raise InvalidRequest(f"A message's role is one of {sorted(ROLES)}.", param=f"messages[{index}].role")
-        may_lack_content = role == "assistant" and content is None
-        if not (may_lack_content or isinstance(content, (str, list))):
-            raise InvalidRequest(
-                "A message's content is a string or a list of parts.", param=f"messages[{index}].content"
-            )
+def _make_engine_body(fields: dict[str, Any]) -> dict[str, Any]:
+    """Make what the engine is sent: of the request's own JSON only what the table lets through."""
+    body: dict[str, Any] = dict(SAMPLING_DEFAULTS)
+    for name in ENGINE_FIELDS:
+        if (value := fields.get(name)) is not None:
+            body[name] = value
+    body["messages"] = to_engine_messages(body["messages"])
+    if body.get("tools"):
+        body["tools"] = to_engine_tools(body["tools"])
+    else:  # without tools there is nothing to choose from
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            body.pop(name, None)
+    if "response_format" in body:
+        body["response_format"] = without_nulls(body["response_format"])
+    if (old_name := body.pop("max_tokens", None)) is not None:
+        body.setdefault("max_completion_tokens", old_name)
+    return body
 
 
 def _check_values(request: ChatRequest, limits: LimitSettings) -> None:
@@ -188,21 +203,11 @@ def _check_values(request: ChatRequest, limits: LimitSettings) -> None:
             raise InvalidRequest(f"{name} is not supported: {field.reason}.", param=name, code="unsupported_field")
     if request.n is not None and request.n > limits.max_choices:
         raise InvalidRequest(f"At most {limits.max_choices} choices are made.", param="n")
-    if isinstance(request.stop, list) and len(request.stop) > 4:
-        raise InvalidRequest("At most 4 stop sequences are taken.", param="stop")
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options needs stream: true.", param="stream_options")
     if request.unverified_stream and not request.stream:
         raise InvalidRequest("unverified_stream needs stream: true.", param="unverified_stream")
-    for index, tool in enumerate(request.tools or ()):
-        function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, Mapping):
-            raise InvalidRequest('A tool is {"type": "function", "function": {...}}.', param=f"tools[{index}]")
-        if not isinstance(function.get("name"), str) or not function["name"]:
-            raise InvalidRequest("A function needs a name.", param=f"tools[{index}].function.name")
-        if not isinstance(function.get("parameters") or {}, Mapping):
-            raise InvalidRequest("Parameters are a JSON schema.", param=f"tools[{index}].function.parameters")
     if request.retry and (request.retry.max_retries or 0) > limits.max_retries:
         raise InvalidRequest(f"At most {limits.max_retries} retries are taken.", param="retry.max_retries")

@@ -5,14 +5,15 @@ from typing import Any
 
 import msgspec
 
-from server.api.chat_request import parse_chat
+from server.api.auth import may_use_task
+from server.api.chat_request import decode_json, parse_chat
 from server.api.context import Context
 from server.api.gathering import Gathering
 from server.api.render import render_chunks, render_completion, render_mulligan, render_reasoning, render_usage_chunk
 from server.api.surfaces.base import Ask, Choice
 from server.api.wire import DONE, frame_event, render_failure
-from server.domain import ApiKey, Attempt, Episode, Reflection
-from server.errors import MulliganError
+from server.domain import DEFAULT_TASK, ApiKey, Attempt, Episode, Reflection
+from server.errors import InvalidRequest, MulliganError
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -23,11 +24,23 @@ class ChatSurface:
 
     def read(self, body: bytes, context: Context) -> Ask:
         """Read a chat request. Raises: InvalidRequest, naming the field."""
-        parsed = parse_chat(body, context.settings.limits)
-        return Ask(parsed.request, fan_out(parsed.engine_body, parsed.logged, parsed.request.n or 1))
+        limits, images = context.settings.limits, context.settings.engine.images
+        refusal = None
+        try:
+            parsed = parse_chat(body, limits, images=images)
+        except InvalidRequest as error:
+            if not may_ignore(error, body, context):
+                raise
+            parsed, refusal = parse_chat(body, limits, images=images, ignore_unknown=True), error
+        return Ask(parsed.request, fan_out(parsed.engine_body, parsed.logged, parsed.request.n or 1), refusal)
 
     async def extend(self, ask: Ask, key: ApiKey, context: Context) -> Ask:
-        """Add nothing: a chat request is complete in itself."""
+        """Add nothing: a chat request is complete in itself.
+
+        Raises: InvalidRequest for unknown fields where the task that ignores them is none of this key's.
+        """
+        if ask.original is not None and not may_use_task(key, name_task(ask.request.model, ask.request.task, context)):
+            raise ask.original
         return ask
 
     def render(self, ask: Ask, episodes: Sequence[Episode]) -> bytes:
@@ -37,6 +50,22 @@ class ChatSurface:
     def open_events(self, ask: Ask, episodes: Sequence[Episode]) -> "ChatEvents":
         """Begin a stream of chunks."""
         return ChatEvents(ask, episodes)
+
+
+def may_ignore(error: InvalidRequest, body: bytes, context: Context) -> bool:
+    """Say whether a request was refused for a field that its task wants to be ignored."""
+    if error.code != "unknown_field":
+        return False
+    fields = decode_json(body)
+    task = context.roster.snapshot.tasks.get(name_task(fields.get("model"), fields.get("task"), context))
+    return task is not None and task.unknown_fields == "ignore"
+
+
+def name_task(model: Any, task: Any, context: Context) -> str:
+    """Name the task that a request would be served under, if there is one of that name."""
+    if model == context.settings.engine.model_name:
+        return task if isinstance(task, str) else DEFAULT_TASK
+    return model.partition("@")[0] if isinstance(model, str) else ""
 
 
 def fan_out(body: dict[str, Any], logged: dict[str, Any], count: int) -> tuple[Choice, ...]:

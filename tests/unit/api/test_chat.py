@@ -456,3 +456,34 @@ async def test_a_request_brings_few_and_small_verifiers_along():
 async def test_a_version_that_cannot_be_is_the_clients_mistake(entry):
     answer = await make_api("4").chat(verifiers=[entry])
     assert (answer.status, answer.error["param"].startswith("verifiers[0]")) == (400, True)
+
+
+class TestUnknownFields:
+    """A task says what becomes of fields that nobody knows."""
+
+    @pytest.fixture
+    def api(self):
+        api = make_api("4")
+        api.tasks.put(Task("lax", unknown_fields="ignore"))
+        api.tasks.put(Task("strict"))
+        return api
+
+    @pytest.mark.parametrize(("model", "more"), [("lax", {}), ("base", {"task": "lax"})])
+    async def test_a_task_may_have_them_ignored(self, api, model, more):
+        await api.roster.refresh()
+        answer = await api.chat(model, colour="red", stream_options=None, retry={"tries": 3}, **more)
+        assert answer.status == 200
+        assert "colour" not in api.logged.request
+        assert "colour" not in api.engine.calls[0].body
+
+    async def test_else_they_are_refused(self, api):
+        await api.roster.refresh()
+        for model in ("strict", "default", "base", "nothing"):
+            answer = await api.chat(model, colour="red")
+            assert (answer.status, answer.error["param"], answer.error["code"]) == (400, "colour", "unknown_field")
+
+    async def test_a_key_without_the_task_learns_nothing_of_it(self, api):
+        await api.roster.refresh()
+        api.keys.put("mk-narrow", tasks=["strict"])
+        answers = [await api.chat(model, colour="red", key="mk-narrow") for model in ("lax", "nothing")]
+        assert [(answer.status, answer.error) for answer in answers] == [(400, answers[1].error)] * 2

@@ -40,12 +40,12 @@ def configure(connection: Connection | None = None) -> Config:
     return config
 
 
-def upgrade(url: str) -> None:
-    """Bring the database to the newest schema; makes an SQLite file where there is none.
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database to the newest schema, or to `revision`; makes an SQLite file where there is none.
 
     It blocks, for as long as another process migrates: from a coroutine call it with `asyncio.to_thread`.
     """
-    _run(url, lambda connection: command.upgrade(configure(connection), "head"))
+    _run(url, lambda connection: command.upgrade(configure(connection), revision))
 
 
 def downgrade(url: str, revision: str = "base") -> None:

@@ -37,7 +37,7 @@ def light(episode):
 
 
 async def test_an_episode_comes_back_as_it_was_recorded(log: EpisodeLog, episodes: EpisodeStore) -> None:
-    episode = make_episode(error="none really", split="held_out")
+    episode = make_episode(error="none really", split="held_out", trains=False)
     episode.attempts[1] = replace(episode.attempts[1], logprobs={"content": [{"token": "6", "logprob": -0.5}]})
     await log.record(episode)
     assert await episodes.get(episode.id) == episode
@@ -170,6 +170,8 @@ async def test_failures_to_train_on(log: EpisodeLog, episodes: EpisodeStore) -> 
         make_episode(split="held_out"),
         make_episode(task="other"),
         make_episode(store=False),
+        make_episode(trains=False),
+        make_episode(Outcome.EXHAUSTED, trains=False),
     ]
     for episode in (*recovered, *exhausted, *others):
         await log.record(episode)
@@ -198,6 +200,8 @@ async def test_held_out_problems_come_once(log: EpisodeLog, episodes: EpisodeSto
         held(Outcome.ERRORED, "four"),
         held(Outcome.PASSED, "five", store=False),
         held(Outcome.PASSED, "six", task="other"),
+        held(Outcome.PASSED, "eight", trains=False),
+        held(Outcome.PASSED, "one", trains=False),
         make_episode(Outcome.PASSED, question="seven"),
     ]
     for episode in (old, new, two, other_target, *left_out):

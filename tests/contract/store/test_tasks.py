@@ -16,6 +16,7 @@ SQL = Task(
     retry=RetryPolicy(max_retries=2, max_seconds=3.5, show="reason"),
     training=TrainingPolicy(train_on_new_failures=50, options={"learning_rate": 1e-4, "steps": 7}),
     prompts={"reflect": "Think.", "retry": "Again."},
+    unknown_fields="ignore",
     created_at=1700000000.125,
 )
 

@@ -186,9 +186,58 @@ def test_keys_are_made_shown_once_and_revoked(api):
     assert made["key"] not in str(listed)
     assert "sha256" not in str(listed)
     assert chat(api, key=made["key"])[0] == 200
+    assert (made["role"], made["tasks"], made["trains"], made["expires_at"]) == ("client", [], True, None)
     revoked = api.ask("DELETE", f"/v1/keys/{made['id']}")
     assert (revoked[0], revoked[1]["revoked_at"] is not None) == (200, True)
     assert chat(api, key=made["key"])[0] == 401
+
+
+def test_a_key_is_made_with_limits_tasks_and_an_end(api):
+    limits = {"requests_per_minute": 60, "token_budget": 1000, "budget_period": "day"}
+    body = {"name": "trial", "tasks": ["sums"], "limits": limits, "trains": False, "expires_at": 4e9}
+    status, made, _ = api.ask("POST", "/v1/keys", body)
+    assert status == 201, made
+    shown = {"tokens_per_minute": None, "max_concurrent": None, **limits}
+    assert (made["tasks"], made["limits"], made["trains"], made["expires_at"]) == (["sums"], shown, False, 4e9)
+    (listed,) = [key for key in api.ask("GET", "/v1/keys")[1]["data"] if key["id"] == made["id"]]
+    assert {**listed, "key": made["key"]} == made
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"name": "k", "role": "king"}, "role", None),
+        ({"name": "k", "scopes": ["inference"]}, "scopes", None),
+        ({"name": "k", "tasks": ["nothing"]}, "tasks", "task_not_found"),
+        ({"name": "k", "limits": {"requests": 1}}, "limits.requests", "unknown_field"),
+        ({"name": "k", "limits": {"max_concurrent": 0}}, "limits.max_concurrent", None),
+        ({"name": "k", "limits": {"budget_period": "day"}}, "limits.budget_period", None),
+        ({"name": "k", "expires_at": 1}, "expires_at", None),
+        ({"name": ""}, "name", None),
+    ],
+)
+def test_keys_that_cannot_be(api, body, param, code):
+    status, answer, _ = api.ask("POST", "/v1/keys", body)
+    assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, param, code)
+
+
+def test_when_a_key_was_used_is_noted_before_long(api):
+    made = api.ask("POST", "/v1/keys", {"name": "used"})[1]
+    before = time.time()
+    api.ask("GET", "/v1/tasks", key=made["key"])
+    deadline = time.monotonic() + 30
+    used_at = None
+    while used_at is None and time.monotonic() < deadline:
+        time.sleep(0.25)
+        used_at = next(key["last_used_at"] for key in api.ask("GET", "/v1/keys")[1]["data"] if key["id"] == made["id"])
+    assert before - 1 <= used_at <= time.time() + 1
+
+
+def test_a_task_says_what_becomes_of_unknown_fields(api):
+    made = api.ask("POST", "/v1/tasks", {"name": "lenient", "unknown_fields": "ignore"})[1]
+    assert made["unknown_fields"] == "ignore"
+    assert api.ask("PATCH", "/v1/tasks/lenient", {"unknown_fields": "refuse"})[1]["unknown_fields"] == "refuse"
+    assert api.ask("PATCH", "/v1/tasks/lenient", {"unknown_fields": "guess"})[0] == 400
 
 
 def test_a_round_is_asked_for_and_cancelled(api):

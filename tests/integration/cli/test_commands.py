@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from server import cli
 from server.cli import app
+from server.cli.keys import parse_expiry
 from server.cli.options import load_settings, parse_object, parse_pairs, split_pin
 from server.cli.up import curl_line, example_body, sdk_lines
 from server.errors import InvalidRequest
@@ -73,6 +74,45 @@ def test_keys_are_created_listed_and_revoked(folder: Path):
     assert "app" in run("keys", "list")
 
 
+def test_a_key_is_limited(folder: Path, capsys, monkeypatch):
+    run("tasks", "create", "sql")
+    words = ["--task", "sql", "--requests-per-minute", "60", "--max-concurrent", "4", "--no-train", "--no-scopes"]
+    budget = ["--token-budget", "5000", "--budget-period", "day", "--expires", "30d"]
+    made = run_json("keys", "create", "trial", *words, *budget)
+    assert made["limits"] == {
+        "requests_per_minute": 60,
+        "tokens_per_minute": None,
+        "max_concurrent": 4,
+        "token_budget": 5000,
+        "budget_period": "day",
+    }
+    assert (made["tasks"], made["scopes"], made["trains"]) == (["sql"], [], False)
+    assert 29.9 < (made["expires_at"] - made["created_at"]) / 86400 < 30.1
+    assert run_json("keys", "create", "boss", "--role", "approver")["role"] == "approver"
+    said = run("keys", "create", "said", *words, *budget)
+    assert "role client, tasks sql, at most 60 requests/min, 4 at once, 5000 tokens a day, never trained on" in said
+    listed = run("keys", "list")
+    assert "60 requests/min, 4 at once, 5000 tokens a day" in listed
+    for wrong, words in {
+        "no task 'nope'": ["--task", "nope"],
+        "already": ["--expires", "2020-01-01"],
+        "--expires wants": ["--expires", "tomorrow"],
+        "client keys": ["--role", "viewer", "--scope", "pin_adapters"],
+        "do not go together": ["--no-scopes", "--scope", "pin_adapters"],
+        "total, day, month": ["--token-budget", "5", "--budget-period", "year"],
+    }.items():
+        assert wrong in fail(capsys, monkeypatch, "keys", "create", "x", *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [("90s", 190.0), ("2h", 7300.0), ("30d", 2592100.0), ("1970-01-03", 172800.0), ("1970-01-01T01:00+01:00", 0.0)],
+)
+def test_an_expiry_is_a_time_from_now_or_a_date(text: str, at: float):
+    assert parse_expiry(text, 100.0) == at
+    assert parse_expiry(None, 100.0) is None
+
+
 def test_verifiers_are_checked_when_they_are_added(folder: Path, capsys, monkeypatch):
     added = run_json("verifiers", "add", "short", "--kind", "regex", "--config", '{"pattern": "^.{1,5}$"}')
     assert (added["name"], added["version"], added["kind"]) == ("short", 1, "regex")
@@ -100,6 +140,8 @@ def test_tasks_are_created_shown_and_changed(folder: Path, capsys, monkeypatch):
     assert task["verifiers"] == [{"name": "sql", "version": 1, "args": {}, "when": {}}]
     assert task["training"]["options"] == {"steps": 4}
     assert task["retry"]["max_retries"] == 2
+    assert task["unknown_fields"] == "refuse"
+    assert run_json("tasks", "update", "sql", "--unknown-fields", "ignore")["unknown_fields"] == "ignore"
     changed = run_json("tasks", "update", "sql", "--verify", "observe", "--option", "learning_rate=1e-4")
     assert changed["verify"] == "observe"
     assert changed["training"]["options"] == {"steps": 4, "learning_rate": 1e-4}

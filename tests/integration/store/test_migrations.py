@@ -1,6 +1,7 @@
 """The migrations, on both dialects."""
 
 import asyncio
+import json
 import multiprocessing
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Column, Connection, Integer, MetaData, inspect
 from sqlalchemy.exc import IntegrityError
 
+from server.domain import KeyLimits, Task
 from server.store import migrations
 from server.store.database import Database
+from server.store.keys import KeyStore
 from server.store.tables import metadata
+from server.store.tasks import TaskStore
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 async def inspect_database(url: str, work):
@@ -50,6 +54,90 @@ async def test_up_down_up(empty_database_url: str) -> None:
     assert await inspect_database(url, list_tables) == set()
     migrations.upgrade(url)
     assert await inspect_database(url, list_tables) == set(metadata.tables)
+
+
+async def run_sql(url: str, *statements: str) -> list[list[tuple]]:
+    database = Database(url)
+    try:
+        async with database.engine.begin() as connection:
+            results = [await connection.exec_driver_sql(statement) for statement in statements]
+            return [[tuple(row) for row in result] if result.returns_rows else [] for result in results]
+    finally:
+        await database.close()
+
+
+def load(value):
+    return json.loads(value) if isinstance(value, str) else value
+
+
+async def test_old_scopes_become_roles_and_go_back(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrations.upgrade(url, "0001")
+    olds = {
+        "a": ["inference"],
+        "b": ["verifiers"],
+        "c": ["inference", "admin"],
+        "d": ["inference", "verifiers"],
+        "e": [],
+    }
+    await run_sql(
+        url,
+        *(
+            "INSERT INTO api_keys (id, name, sha256, scopes, created_at) "
+            f"VALUES ('{name}', 'n', '{name}', '{json.dumps(scopes)}', 1)"
+            for name, scopes in olds.items()
+        ),
+        "INSERT INTO tasks VALUES ('sql', '[]', 'off', '{}', '{}', '{}', '', 0, 1)",
+    )
+    migrations.upgrade(url)
+    registers = ["inline_verifiers", "register_verifiers", "register_code"]
+    found, tasks = await run_sql(
+        url,
+        "SELECT id, role, scopes, revoked_at IS NULL FROM api_keys ORDER BY id",
+        "SELECT unknown_fields FROM tasks",
+    )
+    assert [(name, role, load(scopes), bool(live)) for name, role, scopes, live in found] == [
+        ("a", "client", ["inline_verifiers"], True),
+        ("b", "client", registers, True),
+        ("c", "admin", [], True),
+        ("d", "client", registers, True),
+        ("e", "client", [], False),
+    ]
+    assert tasks == [("refuse",)]
+    migrations.downgrade(url, "0001")
+    (found,) = await run_sql(url, "SELECT id, scopes, revoked_at IS NULL FROM api_keys ORDER BY id")
+    assert [(name, load(scopes), bool(live)) for name, scopes, live in found] == [
+        ("a", ["inference"], True),
+        ("b", ["inference", "verifiers"], True),
+        ("c", ["admin"], True),
+        ("d", ["inference", "verifiers"], True),
+        ("e", ["inference"], False),
+    ]
+
+
+async def test_a_key_that_the_old_schema_could_not_hold_back_ends_with_it(empty_database_url: str) -> None:
+    migrations.upgrade(empty_database_url)
+    database = Database(empty_database_url)
+    keys = KeyStore(database)
+    await TaskStore(database).create(Task("sql"))
+    made = {
+        "free": {},
+        "tasks": {"tasks": ["sql"]},
+        "limits": {"limits": KeyLimits(max_concurrent=1)},
+        "expires": {"expires_at": 4e9},
+        "private": {"trains": False},
+        "bare": {"scopes": []},
+        "viewer": {"role": "viewer"},
+        "admin": {"role": "admin"},
+    }
+    for name, fields in made.items():
+        await keys.create(name, **fields)
+    await database.close()
+    migrations.downgrade(empty_database_url, "0001")
+    (found,) = await run_sql(empty_database_url, "SELECT name FROM api_keys WHERE revoked_at IS NULL")
+    assert {name for (name,) in found} == {"free", "viewer", "admin"}
+    (found,) = await run_sql(empty_database_url, "SELECT scopes FROM api_keys WHERE name = 'viewer'")
+    assert load(found[0][0]) == []
 
 
 async def test_the_migrations_build_what_the_tables_say(database_url: str) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import re
+from contextlib import suppress
 
 import pytest
 from fastapi.routing import APIRoute
@@ -199,6 +200,33 @@ class TestKeyring:
         clock[0] += KNOWN_FOR_S
         with pytest.raises(Unauthorized):
             await keyring.recognise("Bearer mk-1")
+
+    async def test_a_key_that_expires_is_refused_with_its_own_word(self, keys, clock):
+        keyring = Keyring(keys, clock=lambda: clock[0], now=lambda: clock[0])
+        keys.put("mk-2", expires_at=110.0)
+        await keyring.recognise("Bearer mk-2")
+        clock[0] = 109.9
+        await keyring.recognise("Bearer mk-2")
+        clock[0] = 110.0
+        with pytest.raises(Unauthorized, match="expired") as caught:
+            await keyring.recognise("Bearer mk-2")
+        assert (caught.value.status, caught.value.code) == (401, "expired_api_key")
+
+    async def test_uses_are_written_beside_requests_and_kept_while_they_cannot_be(self, keys):
+        now = [500.0]
+        keyring = Keyring(keys, now=lambda: now[0])
+        await keyring.note_uses()
+        for header in ("Bearer mk-1", "Bearer mk-unknown"):
+            with suppress(Unauthorized):
+                await keyring.recognise(header)
+        assert keys.uses == []
+        keys.away = True
+        with pytest.raises(StoreUnavailable):
+            await keyring.note_uses()
+        keys.away = False
+        await keyring.note_uses()
+        await keyring.note_uses()
+        assert keys.uses == [{"key_mk-1": 500.0}]
 
     async def test_a_key_that_is_forgotten_is_asked_for_at_once(self, keyring, keys):
         key = await keyring.recognise("Bearer mk-1")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from server.store.backlog import Backlog, _arrange
 from server.store.episode_rows import COLUMNS, EpisodeRows, encode_episode
@@ -83,6 +84,16 @@ async def test_a_record_of_another_shape_is_kept_for_a_human(tmp_path: Path) -> 
     await backlog.adopt()
     assert inserter.taken == []
     assert [left.suffix for left in tmp_path.iterdir()] == [".torn"]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_what_was_spooled_before_keys_could_opt_out_may_be_trained_on(trains: bool) -> None:
+    rows = encode_episode(make_episode(trains=trains))
+    assert _arrange(rows, COLUMNS).episode[COLUMNS[0].index("trains")] is trains
+    older = (tuple(column for column in COLUMNS[0] if column != "trains"), *COLUMNS[1:])
+    values = dict(zip(COLUMNS[0], rows.episode, strict=True))
+    record = EpisodeRows(tuple(values[column] for column in older[0]), rows.attempts, rows.reflections)
+    assert _arrange(record, older).episode[COLUMNS[0].index("trains")] is True
 
 
 def test_columns_of_another_version_are_brought_into_order() -> None:

@@ -1,0 +1,89 @@
+"""What a key may be, and what is kept of its use, on both dialects."""
+
+import time
+
+import pytest
+
+from server.domain import KeyLimits, Role, Task
+from server.errors import InvalidRequest
+from server.store.database import Database
+from server.store.keys import NOTED_EVERY_S, KeyStore
+from server.store.tasks import TaskStore
+from server.store.verifiers import VerifierStore
+
+
+@pytest.fixture
+async def keys(database: Database) -> KeyStore:
+    await TaskStore(database).create(Task("sql"))
+    await TaskStore(database).create(Task("sums"))
+    return KeyStore(database)
+
+
+async def test_a_key_comes_back_with_all_that_it_was_given(keys: KeyStore) -> None:
+    limits = KeyLimits(60, 1000, 4, 10**12, "month")
+    expires_at = time.time() + 1000.5
+    _, key = await keys.create(
+        "app", scopes=["pin_adapters", "pin_adapters"], tasks=["sums", "sql", "sums"], limits=limits, trains=False,
+        expires_at=expires_at,
+    )  # fmt: skip
+    assert (key.role, key.scopes, key.tasks) == (Role.CLIENT, ("pin_adapters",), ("sums", "sql"))
+    assert (key.limits, key.trains, key.expires_at, key.last_used_at) == (limits, False, expires_at, None)
+    assert await keys.by_sha256(key.sha256) == key
+    assert await keys.list() == [key]
+
+
+@pytest.mark.parametrize(
+    ("role", "scopes"), [("client", ("inline_verifiers",)), ("viewer", ()), ("approver", ()), ("admin", ())]
+)
+async def test_a_role_begins_with_its_scopes(keys: KeyStore, role: str, scopes: tuple[str, ...]) -> None:
+    _, key = await keys.create("k", role)
+    assert (key.role, key.scopes) == (role, scopes)
+    assert (await keys.create("k", role, scopes=[]))[1].scopes == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"role": "king"}, "role"),
+        ({"scopes": ["inference"]}, "scopes"),
+        ({"role": "viewer", "scopes": ["pin_adapters"]}, "scopes"),
+        ({"role": "admin", "scopes": ["pin_adapters"]}, "scopes"),
+        ({"tasks": ["sql", "nothing"]}, "tasks"),
+        ({"role": "viewer", "tasks": ["sql"]}, "tasks"),
+        ({"limits": KeyLimits(requests_per_minute=0)}, "limits.requests_per_minute"),
+        ({"limits": KeyLimits(tokens_per_minute=2**31)}, "limits.tokens_per_minute"),
+        ({"limits": KeyLimits(max_concurrent=-1)}, "limits.max_concurrent"),
+        ({"limits": KeyLimits(token_budget=2**53)}, "limits.token_budget"),
+        ({"limits": KeyLimits(token_budget=1, budget_period="week")}, "limits.budget_period"),
+        ({"limits": KeyLimits(budget_period="day")}, "limits.budget_period"),
+        ({"role": "approver", "limits": KeyLimits(max_concurrent=1)}, "limits"),
+        ({"expires_at": 1.0}, "expires_at"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(keys: KeyStore, fields: dict, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await keys.create("k", **fields)
+    assert caught.value.param == param
+    assert await keys.list() == []
+
+
+async def test_uses_are_written_once_a_minute(keys: KeyStore) -> None:
+    first, second = (await keys.create("first"))[1], (await keys.create("second"))[1]
+
+    async def written() -> list[float | None]:
+        return [key.last_used_at for key in await keys.list()]
+
+    await keys.note_uses({first.id: 1000.0, "key_gone": 1000.0})
+    assert await written() == [1000.0, None]
+    await keys.note_uses({first.id: 1000.0 + NOTED_EVERY_S - 1, second.id: 1030.0})
+    assert await written() == [1000.0, 1030.0]
+    await keys.note_uses({first.id: 1000.0 + NOTED_EVERY_S, second.id: 900.0})
+    assert await written() == [1060.0, 1030.0]
+
+
+async def test_a_verifier_keeps_its_first_owner(database: Database) -> None:
+    verifiers = VerifierStore(database)
+    assert (await verifiers.add("mine", "regex", {}, owner="key_1")).owner == "key_1"
+    assert (await verifiers.add("mine", "regex", {}, owner="key_2")).owner == "key_1"
+    assert (await verifiers.add("ours", "regex", {})).owner == ""
+    assert (await verifiers.add("ours", "regex", {}, owner="key_1")).owner == ""

@@ -16,6 +16,8 @@ from server.api.auth import USES_NOTED_EVERY_S, Keyring
 from server.api.context import Context
 from server.api.gate import Gate
 from server.api.limits import KeyLimiter
+from server.api.replay import INTERVAL_S as REPLAYS_INTERVAL_S
+from server.api.replay import Replays
 from server.api.rest.application import build_rest
 from server.api.roster import Roster
 from server.api.traffic import Traffic
@@ -43,6 +45,7 @@ from server.store.events import EventStore
 from server.store.key_limits import KeyLimitStore
 from server.store.keys import KeyStore
 from server.store.presence import PresenceStore
+from server.store.replays import ReplayStore
 from server.store.rounds import RoundStore
 from server.store.tasks import TaskStore
 from server.store.verifiers import VerifierStore
@@ -111,6 +114,7 @@ async def _open_context(settings: Settings, open_engine: OpenEngine, stack: Asyn
         roster=Roster(tasks, verifiers),
         traffic=Traffic(settings.limits.max_concurrent, settings.limits.max_queued, settings.limits.queue_timeout_s),
         readiness=Readiness(),
+        replays=Replays(ReplayStore(database), settings.limits.replay_s),
     )
 
 
@@ -132,6 +136,7 @@ async def _watching(context: Context) -> AsyncIterator[None]:
         asyncio.create_task(repeat("presence", report, PRESENCE_INTERVAL_S)),
         asyncio.create_task(repeat("engine", watch, ENGINE_INTERVAL_S)),
         asyncio.create_task(repeat("key_uses", context.keyring.note_uses, USES_NOTED_EVERY_S)),
+        asyncio.create_task(repeat("replays", context.replays.keep, REPLAYS_INTERVAL_S)),
         asyncio.create_task(context.limiter.run()),
     ]
     try:

@@ -4,7 +4,7 @@ Flat classes by the boundary crossed; picklable; rendered once, as OpenAI's erro
 
 MulliganError
 ├── request: InvalidRequest 400, Unauthorized 401, Forbidden 403, NotFound 404, Conflict 409, TooLarge 413,
-│            TooManyRequests 429, InsufficientQuota 429
+│            TooManyRequests 429, InsufficientQuota 429, IdempotencyKeyInUse 409, IdempotencyKeyReused 422
 ├── verifier: VerificationFailed 422, VerificationAbstained 422
 ├── engine: EngineUnavailable 503, EngineTimeout 504, EngineRefused 400, EngineBroken 502, Unsupported 400,
 │           AdapterMissing 503, AdapterRefused 400
@@ -82,6 +82,18 @@ class InsufficientQuota(MulliganError):
     """The key's budget of tokens is used up."""
 
     status, type, code = 429, "insufficient_quota", "insufficient_quota"
+
+
+class IdempotencyKeyInUse(MulliganError):
+    """The first request with this idempotency key still runs: SDKs come back by themselves."""
+
+    status, type, code, retry_after_s = 409, "idempotency_error", "idempotency_key_in_use", 1
+
+
+class IdempotencyKeyReused(MulliganError):
+    """The idempotency key was sent with another request before."""
+
+    status, type, code = 422, "idempotency_error", "idempotency_key_reused"
 
 
 class VerificationFailed(MulliganError):

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from server.api.auth import Keyring
 from server.api.limits import KeyLimiter
+from server.api.replay import Replays
 from server.api.roster import Roster
 from server.api.traffic import Traffic
 from server.api.watch import Readiness
@@ -50,6 +51,7 @@ class Context:
     roster: Roster
     traffic: Traffic
     readiness: Readiness
+    replays: Replays
 
 
 async def read_context(request: Request) -> Context:

@@ -5,12 +5,15 @@ open only if it stands in `PUBLIC`, compared whole. Pure ASGI: middleware of the
 away.
 """
 
+from functools import partial
+
 import structlog
 from fastapi import FastAPI
 
 from server.api.auth import require_scope
 from server.api.context import Context
 from server.api.errors import internal_error
+from server.api.replay import HEADER as IDEMPOTENCY_KEY
 from server.api.serve import serve
 from server.api.surfaces.base import Surface
 from server.api.surfaces.chat import ChatSurface
@@ -92,7 +95,11 @@ class Gate:
         refuse_deep(body)
         if (surface := SURFACES.get(door)) is not None:
             require_scope(key, "inference")
-            await serve(surface, context, key, scope, body=body, receive=receive, send=send)
+            work = partial(serve, surface, context, key, scope, body=body, receive=receive)
+            if name := read_header(scope, IDEMPOTENCY_KEY):
+                await context.replays.answer_once(name, key, scope, body=body, send=send, work=work)
+            else:
+                await work(send=send)
         else:
             await self._serve_rest(scope, key, body, receive, send)
 

@@ -53,7 +53,7 @@ async def answer_held(exchange: Exchange) -> None:
     except MulliganError as error:
         if not stream.started:
             raise
-        await stream.end(events.failure(error))
+        await stream.fail(events.failure(error), error)
         return
     finally:
         if not work.done():
@@ -76,7 +76,7 @@ async def answer_live(exchange: Exchange) -> None:
     except MulliganError as error:
         if not stream.started:
             raise
-        await stream.end(events.failure(error))
+        await stream.fail(events.failure(error), error)
         return
     begun = b"" if stream.started else events.begin()
     await stream.start(end_headers(exchange.episodes))

@@ -190,3 +190,7 @@ class EventStream:
     async def end(self, events: bytes) -> None:
         """Send the last events."""
         await self._send({"type": "http.response.body", "body": events, "more_body": False})
+
+    async def fail(self, events: bytes, error: MulliganError) -> None:
+        """Send the last events, which tell an error. Servers skip what ASGI does not name; `replay` reads it."""
+        await self._send({"type": "http.response.body", "body": events, "more_body": False, "error": error})

@@ -223,6 +223,21 @@ key_usage = Table(
     Column("spent", BigInteger, nullable=False),  # tokens, in that period
 )
 
+# The answers of requests that were sent with an idempotency key; without a status it still runs.
+replays = Table(
+    "replays",
+    metadata,
+    Column("key", Id, primary_key=True),  # the id of the API key
+    Column("name", Id, primary_key=True),  # the idempotency key
+    Column("request_sha256", Name, nullable=False),
+    Column("owner", Name, nullable=False),  # who holds it while it runs
+    Column("claimed_at", Seconds, nullable=False),
+    Column("expires_at", Seconds, nullable=False, index=True),
+    Column("status", Integer),
+    Column("headers", Indexed),
+    Column("body", LargeBinary),
+)
+
 events = Table(
     "events",
     metadata,

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.gateway.goals import judge_goals
 from bench.gateway.memory import STEPS, Memory, watch_memory
+from bench.gateway.mulligan import LogIncomplete
 from bench.gateway.profiling import profile
 from bench.gateway.report import print_report, render_goals, render_memory, to_json
 from bench.gateway.rows import ROWS, Row, pick_rows
@@ -39,7 +40,7 @@ examples:
   python -m bench.gateway --rows mulligan-sqlite --checkout ../before    another state of the code
   python -m bench.gateway --profile mulligan-postgres        where the CPU time goes
   python -m bench.gateway --profile mulligan-postgres --streams 32 --concurrency ""   ... of streams
-  python -m bench.gateway --memory                           100,000 requests; does it stay flat?
+  python -m bench.gateway --memory                           only the memory: 100,000 requests, does it stay flat?
 
 reading it:
   CPU us     microseconds of CPU time a request, of the gateway's own processes; the engine's are not in it
@@ -81,7 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument(
-        "--memory", action="store_true", help="watch memory only, over 100,000 requests (or --requests)"
+        "--memory",
+        nargs="?",
+        const="only",
+        choices=["only", "also", "no"],
+        help="watch memory over many requests: only, or also; default: also where no rows are named",
+    )
+    parser.add_argument(
+        "--memory-requests", type=int, default=100_000, metavar="N", help="default 100000, in ten steps"
     )
     parser.add_argument("--profile", metavar="ROW", help="run one row under cProfile and print the top functions")
     parser.add_argument("--functions", type=int, default=40, help="how many of them")
@@ -116,51 +124,27 @@ def show_progress(console: Console, total: int) -> Iterator[Callable[[str], None
         yield tell
 
 
-def watch(rows: list[Row], plan: Plan, cores: Cores, requests: int, console: Console) -> tuple[list[Memory], Findings]:
-    """Watch the memory of rows, one after the other."""
-    memories, findings = [], Findings()
+def measure_rows(rows: list[Row], plan: Plan, cores: Cores, console: Console) -> Findings:
+    """Measure rows, with a bar."""
+    gateways = len({row.gateway.name for row in rows})
+    with show_progress(console, gateways + len(list_measurements(rows, plan))) as tell:
+        return run(rows, plan, cores, tell)
+
+
+def watch(
+    rows: list[Row], plan: Plan, cores: Cores, *, requests: int, findings: Findings, console: Console
+) -> list[Memory]:
+    """Watch the memory of rows, one after the other; what cannot be watched is noted."""
+    memories: list[Memory] = []
     with show_progress(console, len(rows) * STEPS) as tell:
         for row in rows:
             try:
                 memories.append(watch_memory(row, plan, cores, requests, tell))
-            except NotMeasured as error:
-                findings.missing[row.id] = str(error)
-    return memories, findings
-
-
-def main() -> int:
-    """Measure what was asked for, print it, and return 1 where an answer was wrong or is not in the log."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases are dropped and processes ended
-    parser = build_parser()
-    arguments = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    plan, cores = make_plan(arguments), pick_cores()
-    named = arguments.rows.split(",") if arguments.rows else None
-    try:
-        rows = pick_rows(named or (_QUICK_ROWS if arguments.quick else _MEMORY_ROWS if arguments.memory else None))
-        profiled = pick_rows([arguments.profile])[0] if arguments.profile else None
-    except KeyError as error:
-        parser.error(f"there is no row {error}; --help lists them")
-    if profiled is not None:
-        return show_profile(profiled, plan, cores, arguments.functions, console)
-    memories: list[Memory] = []
-    if arguments.memory:
-        memories, findings = watch(rows, plan, cores, arguments.requests or 100_000, console)
-    else:
-        if not plan.concurrencies:
-            parser.error("--concurrency needs a number")
-        gateways = len({row.gateway.name for row in rows})
-        with show_progress(console, gateways + len(list_measurements(rows, plan))) as tell:
-            findings = run(rows, plan, cores, tell)
-    goals = judge_goals(findings, memories)
-    print_report(console, rows, findings, plan, cores)
-    if memories:
-        console.print(render_memory(memories))
-    if goals:
-        console.print(render_goals(goals))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(to_json(findings, goals, memories, cores), indent=1) + os.linesep)
-    return 1 if findings.flaws else 0
+            except (NotMeasured, LogIncomplete) as error:
+                console.print(f"memory of {row.id}: {error}", style="yellow", markup=False)
+                findings.missing.setdefault(row.id, str(error))
+                findings.flaws += [str(error)] if isinstance(error, LogIncomplete) else []
+    return memories
 
 
 def show_profile(row: Row, plan: Plan, cores: Cores, functions: int, console: Console) -> int:
@@ -173,6 +157,39 @@ def show_profile(row: Row, plan: Plan, cores: Cores, functions: int, console: Co
         console.print(str(error), style="red", markup=False)
         return 1
     return 0
+
+
+def main() -> int:
+    """Measure what was asked for, print it, and return 1 where an answer was wrong or is not in the log."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases are dropped and processes ended
+    parser = build_parser()
+    arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    plan, cores = make_plan(arguments), pick_cores()
+    named, only = arguments.rows.split(",") if arguments.rows else None, arguments.memory == "only"
+    try:
+        rows = pick_rows(named or (_MEMORY_ROWS if only else _QUICK_ROWS if arguments.quick else None))
+        profiled = pick_rows([arguments.profile])[0] if arguments.profile else None
+    except KeyError as error:
+        parser.error(f"there is no row {error}; --help lists them")
+    if profiled is not None:
+        return show_profile(profiled, plan, cores, arguments.functions, console)
+    findings, memories = Findings(), list[Memory]()
+    if not only:
+        if not plan.concurrencies:
+            parser.error("--concurrency needs a number")
+        findings = measure_rows(rows, plan, cores, console)
+        print_report(console, rows, findings, plan, cores)
+    if arguments.memory in ("only", "also") or not (arguments.memory or named or arguments.quick):
+        watched = rows if only else pick_rows(_MEMORY_ROWS)
+        memories = watch(watched, plan, cores, requests=arguments.memory_requests, findings=findings, console=console)
+        console.print(render_memory(memories))
+    goals = [goal for goal in judge_goals(findings, memories) if not only or goal.measured is not None]
+    if goals:
+        console.print(render_goals(goals))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(to_json(findings, goals, memories, cores), indent=1) + os.linesep)
+    return 1 if findings.flaws else 0
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import os
 import platform
+import sys
 from importlib.metadata import version
 from typing import Any
 
+from rich.box import HEAVY_HEAD, MARKDOWN
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,7 +33,8 @@ def _show(value: float | None, digits: int = 0) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    box = HEAVY_HEAD if sys.stdout.isatty() else MARKDOWN  # what is written to a file goes into docs/performance.md
+    table = Table(title=title + "\n" * (box is MARKDOWN), title_justify="left", title_style="bold", box=box)
     for column in columns:
         table.add_column(column, justify="left" if column == "row" else "right", no_wrap=column != "row")
     return table
@@ -120,7 +123,8 @@ def render_goals(goals: list[Goal]) -> Table:
 
 def render_memory(memories: list[Memory]) -> Table:
     """Render resident memory, step by step."""
-    table = _table("Resident memory, MiB", "row", *(f"{asked:,}" for asked in memories[0].requests), "growth")
+    asked = memories[0].requests if memories else ()
+    table = _table("Resident memory, MiB, after so many requests", "row", *(f"{count:,}" for count in asked), "growth")
     for memory in memories:
         sizes = (f"{size / 2**20:.0f}" for size in memory.rss_bytes)
         table.add_row(memory.row, *sizes, f"{memory.growth * 100:+.1f} %")

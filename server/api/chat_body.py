@@ -64,9 +64,18 @@ def _only(fields: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in names}
 
 
-def to_engine_tools(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Turn tools into what engines take: some refuse a null where OpenAI allows one."""
-    return [{"type": "function", "function": _without_null_fields(tool["function"])} for tool in tools]
+def choose_tools(body: dict[str, Any]) -> None:
+    """Turn the tools of a body, and the choice among them, into what engines take.
+
+    Some refuse a null where OpenAI allows one, and none knows `allowed_tools`: it gets only those.
+    """
+    tools, choice = body["tools"], body.get("tool_choice")
+    if isinstance(choice, dict) and choice["type"] == "allowed_tools":
+        allowed = choice["allowed_tools"]
+        names = {tool["function"]["name"] for tool in allowed["tools"]}
+        tools = [tool for tool in tools if tool["function"]["name"] in names]
+        body["tool_choice"] = allowed["mode"]
+    body["tools"] = [{"type": "function", "function": _without_null_fields(tool["function"])} for tool in tools]
 
 
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,19 @@ def check_tools(tools: Sequence[Any], choice: Any) -> None:
         return
     if not tools:
         raise InvalidRequest("tool_choice needs tools to choose from.", param="tool_choice")
-    if shape is shapes.NamedToolChoice and all(tool.function.name != choice.function.name for tool in tools):
-        name = choice.function.name[:80]
-        raise InvalidRequest(f"The function {name!r} is not among the tools.", param="tool_choice.function.name")
+    if shape is shapes.NamedToolChoice:
+        _check_named(tools, choice, "tool_choice")
+    elif shape is shapes.AllowedToolsChoice:
+        for index, allowed in enumerate(choice.allowed_tools.tools):
+            _check_named(tools, allowed, f"tool_choice.allowed_tools.tools[{index}]")
+
+
+def _check_named(tools: Sequence[Any], choice: Any, place: str) -> None:
+    if type(choice) is shapes.CustomToolChoice:
+        raise _unsupported(shapes.CustomToolChoice, f"{place}.type", "a custom tool")
+    name = choice.function.name
+    if all(tool.function.name != name for tool in tools):
+        raise InvalidRequest(f"The function {name[:80]!r} is not among the tools.", param=f"{place}.function.name")
 
 
 def check_format(answer_format: Any) -> None:

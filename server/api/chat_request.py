@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from server.api import chat_checks
-from server.api.chat_body import to_engine_messages, to_engine_tools, without_nulls
+from server.api.chat_body import choose_tools, to_engine_messages, without_nulls
 from server.api.chat_shapes import Message, ResponseFormat, StreamOptions, Tool, ToolChoice
 from server.api.chat_shapes import Text as _Text
 from server.api.fields import ENGINE_FIELDS, OUR_FIELDS, REFUSED_FIELDS, SAMPLING_DEFAULTS
@@ -185,7 +185,7 @@ def _make_engine_body(fields: dict[str, Any]) -> dict[str, Any]:
             body[name] = value
     body["messages"] = to_engine_messages(body["messages"])
     if body.get("tools"):
-        body["tools"] = to_engine_tools(body["tools"])
+        choose_tools(body)
     else:  # without tools there is nothing to choose from
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             body.pop(name, None)

@@ -173,16 +173,23 @@ class NamedToolChoice(Shape, tag_field="type", tag="function"):
     function: NamedFunction
 
 
-class AllowedToolsChoice(Shape, tag_field="type", tag="allowed_tools"):
-    """Only some of the tools may be called. Refused."""
-
-    allowed_tools: Any = None
-
-
 class CustomToolChoice(Shape, tag_field="type", tag="custom"):
     """One custom tool, which has to be called. Refused."""
 
     custom: Any = None
+
+
+class AllowedTools(Shape):
+    """Some of the tools, and whether one of them has to be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedToolChoice | CustomToolChoice], Meta(min_length=1, max_length=128)]
+
+
+class AllowedToolsChoice(Shape, tag_field="type", tag="allowed_tools"):
+    """Only some of the tools may be called."""
+
+    allowed_tools: AllowedTools
 
 
 ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolsChoice | CustomToolChoice

@@ -1,6 +1,7 @@
 """Renders every error as OpenAI's envelope: the one place that does. Used by the gate, the REST routes and streams."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -53,9 +54,18 @@ def explain_validation(errors: list[Mapping[str, Any]]) -> InvalidRequest:
     return InvalidRequest(f"{path}: {first['msg']}" if path else first["msg"], param=path or None)
 
 
-def _from_http(error: HTTPException) -> MulliganError:
+def suggest_path(path: str, known: Iterable[str]) -> str | None:
+    """Find the path that a client meant: SDKs whose base URL lacks `/v1`, or has it twice, ask beside it."""
+    meant = ["/v1" + path, path.removeprefix("/v1"), path.rstrip("/"), "/v1" + path.rstrip("/")]
+    patterns = [re.compile(re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(one))) for one in known]
+    return next((one for one in meant if one != path and any(each.fullmatch(one) for each in patterns)), None)
+
+
+def _from_http(request: Request, error: HTTPException) -> MulliganError:
     if error.status_code == 404:
-        return NotFound("There is no such path.", code="unknown_url")
+        hint = suggest_path(request.url.path, request.app.openapi()["paths"])
+        meant = f" Did you mean {hint}?" if hint else " The OpenAPI document at /openapi.json has all that there are."
+        return NotFound(f"There is no path {request.url.path[:200]}.{meant}", code="unknown_url")
     made = MulliganError(str(error.detail), code="method_not_allowed" if error.status_code == 405 else None)
     made.status, made.type = error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error"
     return made
@@ -72,9 +82,9 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return respond_error(explain_validation(list(error.errors())))
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        response = respond_error(_from_http(error))
+        response = respond_error(_from_http(request, error))
         response.headers.update(error.headers or {})
         return response
 

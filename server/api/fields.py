@@ -47,7 +47,7 @@ FIELDS: Mapping[str, Field] = {
     "tools": Field(Use.ENGINE, "the functions that may be called: at most 128"),
     "tool_choice": Field(
         Use.ENGINE,
-        "`none`, `auto`, `required`, or a function that is among `tools`; attempts and retries obey it, reflections "
+        "`none`, `auto`, `required`, one or some of `tools`; attempts and retries obey it, reflections "
         "are sampled without tools",
     ),
     "parallel_tool_calls": Field(Use.ENGINE, "as far as the engine can force it"),
@@ -244,13 +244,22 @@ NESTED: Mapping[type, Table] = {
         },
     ),
     shapes.CustomTool: _refused("tools[], type: custom", _CUSTOM, "type", "custom"),
+    shapes.AllowedToolsChoice: Table(
+        "tool_choice, type: allowed_tools",
+        {"type": _KIND, "allowed_tools": Field(Use.SERVER, "only these tools are sent to the engine")},
+    ),
+    shapes.AllowedTools: Table(
+        "tool_choice.allowed_tools",
+        {
+            "mode": Field(Use.SERVER, "sent as `tool_choice`"),
+            "tools": Field(Use.SERVER, "functions that are among `tools`, by name"),
+        },
+    ),
     shapes.NamedToolChoice: Table(
-        "tool_choice, type: function", {"type": _KIND, "function": Field(Use.ENGINE, "what has to be called")}
+        "tool_choice, type: function; tool_choice.allowed_tools.tools[]",
+        {"type": _KIND, "function": Field(Use.ENGINE, "what has to, or may be called")},
     ),
     shapes.NamedFunction: Table("tool_choice.function", {"name": Field(Use.ENGINE, "the name of one of `tools`")}),
-    shapes.AllowedToolsChoice: _refused(
-        "tool_choice, type: allowed_tools", "send only the tools that may be called", "type", "allowed_tools"
-    ),
     shapes.CustomToolChoice: _refused("tool_choice, type: custom", _CUSTOM, "type", "custom"),
     shapes.TextFormat: Table("response_format, type: text", {"type": _KIND}),
     shapes.JsonFormat: Table("response_format, type: json_object", {"type": _KIND}),

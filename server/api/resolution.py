@@ -86,11 +86,15 @@ async def resolve_verifiers(request: ChatRequest, task: Task, key: ApiKey, conte
     if given is not None and len(given) > _MOST_VERIFIERS:
         raise InvalidRequest(f"At most {_MOST_VERIFIERS} verifiers are taken.", param="verifiers")
     if given is None:
-        bindings = context.roster.snapshot.bindings.get(task.name, ())
+        snapshot = context.roster.snapshot
+        if (bound := snapshot.bound.get(task.name)) is not None:
+            return bound
+        bindings = snapshot.bindings.get(task.name, ())
         check_bindings(task, bindings)
-    else:
-        entries = [(entry, f"verifiers[{index}]") for index, entry in enumerate(given)]
-        bindings = tuple([await _resolve_verifier(entry, param, task, key, context) for entry, param in entries])
+        bound = snapshot.bound[task.name] = await bind_checked(bindings)
+        return bound
+    entries = [(entry, f"verifiers[{index}]") for index, entry in enumerate(given)]
+    bindings = tuple([await _resolve_verifier(entry, param, task, key, context) for entry, param in entries])
     return await bind_checked(bindings)
 
 
@@ -209,7 +213,9 @@ async def _pin_adapter(name: str, key: ApiKey, context: Context) -> Target:
 
 
 def _no_model(name: str) -> NotFound:
-    return NotFound(f"There is no model, task or adapter {name!r}.", param="model", code="model_not_found")
+    return NotFound(
+        f"There is no model {name[:80]!r}: GET /v1/models lists what there is.", param="model", code="model_not_found"
+    )
 
 
 async def _find_task(name: str, key: ApiKey, context: Context) -> Task:

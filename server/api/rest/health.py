@@ -15,12 +15,14 @@ DATABASE_TIMEOUT_S = 2.0
 router = APIRouter(tags=["health"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def show_health() -> dict[str, str]:
     """Say that this process is alive."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def show_readiness(rooms: Rooms, response: Response) -> dict[str, object]:
     """Say whether requests can be served; 503 with what is missing where not."""

@@ -25,7 +25,9 @@ async def show_model(model: str, rooms: Rooms, key: Caller) -> dict[str, Any]:
     for found in await _models(rooms, key):
         if found["id"] == model:
             return found
-    raise NotFound(f"There is no model, task or adapter {model!r}.", param="model", code="model_not_found")
+    raise NotFound(
+        f"There is no model {model[:80]!r}: GET /v1/models lists what there is.", param="model", code="model_not_found"
+    )
 
 
 async def _models(rooms: Context, key: ApiKey) -> list[dict[str, Any]]:

@@ -31,6 +31,10 @@ def refuse(**fields) -> InvalidRequest:
     return caught.value
 
 
+def allow(*tools, mode="auto"):
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
 def called(*ids):
     """Make an assistant's message with calls."""
     calls = [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids]
@@ -114,7 +118,10 @@ def test_refused_fields_are_refused_by_name_with_their_reason(name):
     [
         ({"tools": [TOOL, {"type": "custom", "custom": {"name": "c"}}]}, "tools[1].type"),
         ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "c"}}}, "tool_choice.type"),
-        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice.type"),
+        (
+            {"tools": [TOOL], "tool_choice": allow({"type": "custom", "custom": {"name": "c"}})},
+            "tool_choice.allowed_tools.tools[0].type",
+        ),
         ({"messages": [{"role": "function", "name": "f", "content": "4"}]}, "messages[0].role"),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
         ({"messages": [{"role": "assistant", "function_call": {}}]}, "messages[0].function_call"),
@@ -195,6 +202,11 @@ def test_harmless_values_of_refused_fields_pass():
         ({"tool_choice": "sometimes", "tools": [TOOL]}, "tool_choice"),
         ({"tool_choice": {**TOOL, "function": {"name": "g"}}, "tools": [TOOL]}, "tool_choice.function.name"),
         ({"tool_choice": {"type": "function"}, "tools": [TOOL]}, "tool_choice.function"),
+        (
+            {"tool_choice": allow(TOOL, {"type": "function", "function": {"name": "g"}}), "tools": [TOOL]},
+            "tool_choice.allowed_tools.tools[1].function.name",
+        ),
+        ({"tool_choice": allow(), "tools": [TOOL]}, "tool_choice.allowed_tools.tools"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -320,6 +332,13 @@ def test_nulls_of_tools_and_formats_are_left_out_for_engines():
     ).engine_body
     assert body["tools"][0]["function"] == {"name": "math.add", "parameters": {"default": None}}
     assert body["response_format"]["json_schema"] == {"name": "s", "schema": {"const": None}}
+
+
+def test_of_the_allowed_tools_engines_get_only_those():
+    other = {"type": "function", "function": {"name": "g"}}
+    parsed = parse(tools=[TOOL, other], tool_choice=allow(other, mode="required"))
+    assert (parsed.engine_body["tools"], parsed.engine_body["tool_choice"]) == ([other], "required")
+    assert parsed.logged["tools"] == [TOOL, other]
 
 
 @pytest.mark.parametrize("fields", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {"tools": []}])

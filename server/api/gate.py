@@ -17,6 +17,8 @@ from server.api.replay import HEADER as IDEMPOTENCY_KEY
 from server.api.serve import serve
 from server.api.surfaces.base import Surface
 from server.api.surfaces.chat import ChatSurface
+from server.api.surfaces.completions import CompletionsSurface
+from server.api.surfaces.responses import ResponsesSurface
 from server.api.wire import (
     ClientGone,
     Receive,
@@ -31,7 +33,11 @@ from server.api.wire import (
 from server.domain import ApiKey, new_id
 from server.errors import EngineUnavailable, MulliganError
 
-SURFACES: dict[tuple[str, str], Surface] = {("POST", "/v1/chat/completions"): ChatSurface()}
+SURFACES: dict[tuple[str, str], Surface] = {
+    ("POST", "/v1/chat/completions"): ChatSurface(),
+    ("POST", "/v1/responses"): ResponsesSurface(),
+    ("POST", "/v1/completions"): CompletionsSurface(),
+}
 """What generates: served from here, without a framework."""
 PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready"), ("GET", "/docs"), ("GET", "/openapi.json")})
 """What is answered without a key."""

@@ -17,6 +17,7 @@ class _Choice(Struct):
     delta: dict[str, Any] | None = None
     finish_reason: str | None = None
     logprobs: dict[str, Any] | None = None
+    text: str | None = None  # in place of a delta, where a raw text is completed
 
 
 class _Usage(Struct):
@@ -40,6 +41,7 @@ class Gathering:
         self._texts: dict[str, list[str]] = {}  # content, and whatever else is text: reasoning_content, refusal
         self._calls: dict[int, dict[str, Any]] = {}
         self._logprobs: list[Any] = []
+        self._text_logprobs: dict[str, list[Any]] = {}  # those of a raw text come in columns
         self.finish_reason = ""
         self.usage = Usage()
         self.carried = False
@@ -62,7 +64,9 @@ class Gathering:
             if choice.finish_reason == "abort":
                 raise EngineBroken("The engine aborted the answer.")
             self.finish_reason = choice.finish_reason or self.finish_reason
-            self._logprobs += (choice.logprobs or {}).get("content") or ()
+            self._add_logprobs(choice.logprobs or {})
+            if choice.text is not None:
+                self._texts.setdefault("content", []).append(choice.text)
             for name, value in (choice.delta or {}).items():
                 if name == "tool_calls":
                     for part in value or ():
@@ -83,8 +87,15 @@ class Gathering:
         if self._calls:
             message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
             message["content"] = message["content"] or None
-        logprobs = {"content": self._logprobs, "refusal": None} if self._logprobs else None
+        logprobs = {"content": self._logprobs, "refusal": None} if self._logprobs else self._text_logprobs or None
         return Completion(message, self.finish_reason, self.usage, choice_logprobs=logprobs)
+
+    def _add_logprobs(self, logprobs: dict[str, Any]) -> None:
+        if "tokens" not in logprobs:
+            self._logprobs += logprobs.get("content") or ()
+            return
+        for name, column in logprobs.items():
+            self._text_logprobs.setdefault(name, []).extend(column or ())
 
     def _add_call(self, part: dict[str, Any]) -> None:
         call = self._calls.setdefault(

@@ -6,7 +6,19 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import FastAPI
 
 from server.api.errors import install_handlers
-from server.api.rest import adapters, episodes, health, keys, models, rounds, tasks, verifiers
+from server.api.rest import (
+    adapters,
+    embeddings,
+    episodes,
+    health,
+    keys,
+    models,
+    refused,
+    responses,
+    rounds,
+    tasks,
+    verifiers,
+)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -24,6 +36,7 @@ def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     install_handlers(app)
-    for room in (health, models, tasks, verifiers, episodes, rounds, adapters, keys):
+    served = (health, models, tasks, verifiers, episodes, rounds, adapters, keys, responses, embeddings)
+    for room in (*served, refused):  # the last one takes what is left of OpenAI's paths
         app.include_router(room.router)
     return app

@@ -25,7 +25,9 @@ from server.api.watch import (
     ENGINE_INTERVAL_S,
     PRESENCE_INTERVAL_S,
     Readiness,
+    announce_presence,
     keep_default_task,
+    let_episodes_end,
     repeat,
     report_presence,
     watch_engine,
@@ -129,6 +131,7 @@ async def _watching(context: Context) -> AsyncIterator[None]:
 
     watch = partial(watch_engine, context.engine, context.roster, context.tasks, context.adapters, context.readiness)
     try:
+        await announce_presence(process_id, context.presence)
         await report()
     except StoreUnavailable as error:
         _log.warning("started_without_database", error=str(error))
@@ -142,6 +145,7 @@ async def _watching(context: Context) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await let_episodes_end(context.traffic)
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)

@@ -57,13 +57,22 @@ async def push(engine: Engine, name: str, path: str) -> bool:
 
     Raises: EngineUnavailable, AdapterRefused.
     """
-    loaded = (await engine.state()).adapters
-    if name in loaded:
-        if loaded[name] and Path(loaded[name]) != Path(path):
-            raise AdapterRefused(f"The engine holds another adapter under the name {name!r}; a name is written once.")
+    if await _is_loaded(engine, name, path):
         return False
-    await engine.load_adapter(name, path)
+    try:
+        await engine.load_adapter(name, path)
+    except AdapterRefused:
+        if await _is_loaded(engine, name, path):  # another process was quicker: an engine loads a name once
+            return False
+        raise
     return True
+
+
+async def _is_loaded(engine: Engine, name: str, path: str) -> bool:
+    loaded = (await engine.state()).adapters
+    if name in loaded and loaded[name] and Path(loaded[name]) != Path(path):
+        raise AdapterRefused(f"The engine holds another adapter under the name {name!r}; a name is written once.")
+    return name in loaded
 
 
 async def probe(engine: Engine, name: str, expected: Probe) -> float:
@@ -129,7 +138,7 @@ async def promote(
         )
     except MulliganError:
         if loaded_now:
-            await _unload_quietly(engine, name)
+            await _unload_quietly(engine, tasks, adapter)
         raise
     marked = adapters.set_status(name, AdapterStatus.CHAMPION, forced=forced or None)
     event = _event("adapter.promoted", name, actor, {**details, "generation": flipped.generation})
@@ -273,12 +282,17 @@ async def _load(engine: Engine, adapter: Adapter) -> bool:
     return await push(engine, adapter.name, adapter.path)
 
 
-async def _unload_quietly(engine: Engine, name: str) -> None:
-    """Unload; an engine that cannot now has only one adapter too many."""
+async def _unload_quietly(engine: Engine, tasks: TaskStore, adapter: Adapter) -> None:
+    """Unload what was not promoted; an engine that cannot now has only one adapter too many.
+
+    It stays where somebody else promoted it meanwhile: whoever lost that race must not take it from the winner.
+    """
     try:
-        await engine.unload_adapter(name)
+        task = await tasks.get(adapter.task)
+        if task is None or task.champion != adapter.name:
+            await engine.unload_adapter(adapter.name)
     except MulliganError as error:
-        _log.warning("adapter_not_unloaded", adapter=name, error=str(error))
+        _log.warning("adapter_not_unloaded", adapter=adapter.name, error=str(error))
 
 
 async def _find(adapters: AdapterStore, name: str) -> Adapter:

@@ -1,7 +1,8 @@
 """Brings an engine to what the database says: the champions of all tasks are loaded before it takes traffic.
 
-Called by `server.api.watch` at the start and whenever the engine lost them (it was restarted). It only ever loads;
-unloading is `hot_swap`'s, which knows who still uses what. It never loads files that are not those that were saved.
+Called by `server.api.watch` at the start and whenever the engine lost them (it was restarted), by every API process at
+once. It only ever loads; unloading is `hot_swap`'s, which knows who still uses what. It never loads files that are not
+those that were saved.
 """
 
 import asyncio
@@ -25,16 +26,12 @@ async def reconcile(engine: Engine, task_store: TaskStore, adapter_store: Adapte
 
     Raises: EngineUnavailable, StoreUnavailable, AdapterRefused for a champion that cannot be loaded.
     """
-    champions = {task.champion for task in await task_store.list()} - {BASE_ADAPTER}
-    missing = champions - set((await engine.state()).adapters)
     loaded, refused = [], []
-    for name in sorted(missing):
+    for name in sorted(await find_missing(engine, task_store)):
         try:
-            await _load(engine, await adapter_store.get(name), name)
-            loaded.append(name)
+            if await _load(engine, await adapter_store.get(name), name):
+                loaded.append(name)
         except AdapterRefused as error:
-            if name in (await engine.state()).adapters:  # another process was quicker
-                continue
             refused.append(f"{name}: {error}")
     if loaded:
         _log.info("champions_loaded", adapters=loaded)
@@ -43,8 +40,14 @@ async def reconcile(engine: Engine, task_store: TaskStore, adapter_store: Adapte
     return loaded
 
 
-async def _load(engine: Engine, adapter: Adapter | None, name: str) -> None:
+async def find_missing(engine: Engine, task_store: TaskStore) -> set[str]:
+    """Find the champions that the engine lacks. Raises: EngineUnavailable, StoreUnavailable."""
+    champions = {task.champion for task in await task_store.list()} - {BASE_ADAPTER}
+    return champions - set((await engine.state()).adapters)
+
+
+async def _load(engine: Engine, adapter: Adapter | None, name: str) -> bool:
     if adapter is None:
         raise AdapterRefused(f"the adapter {name} is not in the database")
     await asyncio.to_thread(check_files, adapter)
-    await push(engine, adapter.name, adapter.path)
+    return await push(engine, adapter.name, adapter.path)

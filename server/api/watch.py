@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from server.adapters.reconcile import reconcile
+from server.adapters.reconcile import find_missing, reconcile
 from server.api.roster import Roster
 from server.api.traffic import Traffic
 from server.domain import BASE_ADAPTER, DEFAULT_TASK, Task
@@ -22,7 +22,11 @@ from server.store.tasks import TaskStore
 
 PRESENCE_INTERVAL_S = 0.25
 ENGINE_INTERVAL_S = 0.5
+LAST_EPISODES_S = 2.0
+"""How long a stopping process waits for episodes that were cancelled to be logged."""
+
 _LONGEST_PAUSE_S = 5.0
+_LOOK_EVERY_S = 0.02
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +50,22 @@ async def keep_default_task(roster: Roster, tasks: TaskStore) -> None:
     await roster.refresh()
 
 
+async def announce_presence(process_id: str, presence: PresenceStore) -> None:
+    """Say that a process is coming up, before it reads any champion.
+
+    Else a hot swap that happens between its first look at the tasks and its first report would not wait for it, and
+    unload what it is about to use.
+    """
+    await presence.report(process_id, {}, {})
+
+
+async def let_episodes_end(traffic: Traffic) -> None:
+    """Wait, for a bounded time, until no episode is in flight: those that were cancelled are still being logged."""
+    deadline = asyncio.get_running_loop().time() + LAST_EPISODES_S
+    while traffic.in_flight() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nobody else waits for it
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
 async def report_presence(process_id: str, roster: Roster, traffic: Traffic, presence: PresenceStore) -> None:
     """Take the newest champions, then report what this process uses.
 
@@ -66,6 +86,8 @@ async def watch_engine(
             readiness.adapters, readiness.reason = False, "the engine is away or still starting"
         elif readiness.adapters and champions - readiness.refused <= set((await engine.state()).adapters):
             return
+        elif readiness.adapters and await find_missing(engine, tasks) <= readiness.refused:
+            return  # a hot swap moved them between the two looks
         else:
             readiness.adapters, readiness.reason = False, "the champions are being loaded"
             await reconcile(engine, tasks, adapters)

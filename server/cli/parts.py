@@ -14,13 +14,15 @@ from server.settings import EngineSettings, Settings
 from server.supervisor.plan import Command, beat_command, check_engine, worker_command
 from server.supervisor.ports import claim_port
 
-_DRAIN_S = 4  # how long a stopping API waits for answers that are being made
-
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False)]
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one. [default: 8000]",
                              show_default=False),
 ]  # fmt: skip
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="API processes that share the port. [default: 1]", show_default=False),
+]
 EngineUrl = Annotated[
     str | None, typer.Option(help="An engine that runs already: http://HOST:PORT.", show_default=False)
 ]
@@ -38,38 +40,28 @@ def serve(
     *,
     host: Host = None,
     port: Port = None,
+    workers: Workers = None,
     engine_url: EngineUrl = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     broker_url: BrokerUrl = None,
 ) -> None:
-    """Serve the API alone. The engine has to run, and the schema to be up to date (`mulligan db upgrade`)."""
-    import uvicorn  # noqa: PLC0415 - the other commands start faster without
+    """Serve the API alone. The engine has to run, and the schema to be up to date (`mulligan db upgrade`).
 
-    from server.app import create_app  # noqa: PLC0415
+    With --workers N it is N processes: a connection goes to the one with the fewest, one that dies is started again
+    while the others go on, and each line of the log says which one wrote it. SIGTERM lets requests end first.
+    """
+    from server.cli import serving  # noqa: PLC0415 - the other commands start faster without
 
-    settings = load_settings(data_dir=data_dir, host=host, port=port, database_url=database_url, broker_url=broker_url)
-    settings = with_engine(settings, url=engine_url)
-    settings = settings.model_copy(update={"port": claim_port(settings.host, settings.port)})
-    configure_logs(settings.log_level, json=settings.log_json)
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        log_level=settings.log_level,
-        server_header=False,
-        timeout_graceful_shutdown=_DRAIN_S,
-        backlog=2048,
+    settings = load_settings(
+        data_dir=data_dir, host=host, port=port, workers=workers, database_url=database_url, broker_url=broker_url
     )
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
+    settings = with_engine(settings, url=engine_url)
+    configure_logs(settings.log_level, json=settings.log_json)
+    settings, listener = serving.open_port(settings)
+    if settings.workers > 1:
+        serving.serve_together(settings, listener)
+    elif not serving.serve_alone(settings, listener):
         raise typer.Exit(1)
 
 

@@ -7,7 +7,7 @@ import shlex
 from rich.console import Console
 
 from server.cli.options import BrokerUrl, DatabaseUrl, DataDir, load_settings
-from server.cli.parts import EngineKind, EngineUrl, Host, Model, Port, with_engine
+from server.cli.parts import EngineKind, EngineUrl, Host, Model, Port, Workers, with_engine
 from server.cli.running import RunningServer, run_server, run_until_signal
 from server.cli.show import standard_console
 from server.settings import DEMO_MODEL, Settings
@@ -23,6 +23,7 @@ def up(
     data_dir: DataDir = None,
     host: Host = None,
     port: Port = None,
+    workers: Workers = None,
     model: Model = None,
     engine: EngineKind = None,
     engine_url: EngineUrl = None,
@@ -35,7 +36,13 @@ def up(
     Without options: the embedded engine with the demo model, SQLite and a queue of files, all in the data folder.
     """
     settings = load_settings(
-        note=False, data_dir=data_dir, host=host, port=port, database_url=database_url, broker_url=broker_url
+        note=False,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        workers=workers,
+        database_url=database_url,
+        broker_url=broker_url,
     )
     settings = with_engine(settings, kind=engine, model=model, url=engine_url)
     console = standard_console()

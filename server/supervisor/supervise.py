@@ -48,9 +48,11 @@ class Supervisor:
     """The children together. Use `supervise` to get one that is started and always stopped."""
 
     def __init__(
-        self, specs: Sequence[ChildSpec], logs_dir: Path, announce: Announce, hurried: asyncio.Event | None = None
+        self, specs: Sequence[ChildSpec], logs_dir: Path | None, announce: Announce, hurried: asyncio.Event | None
     ) -> None:
-        self.children = [Child(spec, logs_dir / f"{spec.name.lower()}.log") for spec in specs]
+        self.children = [
+            Child(spec, None if logs_dir is None else logs_dir / f"{spec.name.lower()}.log") for spec in specs
+        ]
         self._announce = announce
         self._waiting: set[str] = set()
         self._hurried = hurried or asyncio.Event()
@@ -67,7 +69,7 @@ class Supervisor:
         """
         for child in self.children:
             self._waiting.add(child.name)
-            self._announce(ChildEvent(Happening.STARTING, child.name, str(child.log_path)))
+            self._announce(ChildEvent(Happening.STARTING, child.name, _name_log(child)))
             child.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -112,7 +114,7 @@ class Supervisor:
             if time.monotonic() - child.started_at > _SETTLED_S:
                 wait_s = _BACKOFF_FIRST_S
             how = describe_exit(child.exit_code())
-            detail = f"{how}; starting it again in {wait_s:g} s; its log: {child.log_path}"
+            detail = "; ".join(filter(None, (f"{how}; starting it again in {wait_s:g} s", _name_log(child))))
             self._announce(ChildEvent(Happening.DIED, child.name, detail))
             child.signal_group(signal.SIGKILL)  # whatever it left behind in its group
             await asyncio.sleep(wait_s)
@@ -125,7 +127,7 @@ class Supervisor:
 
     async def _stop_stage(self, children: Sequence[Child], patience_s: float) -> None:
         for child in children:
-            child.signal_group(signal.SIGTERM)
+            child.ask_to_stop()
         waits = [asyncio.create_task(_wait_exit(children)), asyncio.create_task(self._hurried.wait())]
         await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -147,11 +149,12 @@ class Supervisor:
 
 @asynccontextmanager
 async def supervise(
-    specs: Sequence[ChildSpec], logs_dir: Path, announce: Announce, hurried: asyncio.Event | None = None
+    specs: Sequence[ChildSpec], logs_dir: Path | None, announce: Announce, hurried: asyncio.Event | None = None
 ) -> AsyncIterator[Supervisor]:
     """Yield a supervisor whose children are all ready; they are kept alive inside the block and stopped after it.
 
-    Once `hurried` is set, stopping means killing at once. Raises MulliganError where a child cannot be started.
+    Each writes to a log of its own in `logs_dir`; None: to ours. Once `hurried` is set, stopping means killing at once.
+    Raises MulliganError where a child cannot be started.
     """
     supervisor = Supervisor(specs, logs_dir, announce, hurried)
     watch: asyncio.Task[None] | None = None
@@ -173,4 +176,9 @@ async def _wait_exit(children: Sequence[Child]) -> None:
 
 
 def _not_started(child: Child, what: str) -> MulliganError:
-    return PartFailed(f"the {child.name} {what}. Its log, {child.log_path}, ends:\n{child.log_tail()}")
+    where = "Its log is above." if child.log_path is None else f"Its log, {child.log_path}, ends:\n{child.log_tail()}"
+    return PartFailed(f"the {child.name} {what}. {where}")
+
+
+def _name_log(child: Child) -> str:
+    return "" if child.log_path is None else f"its log: {child.log_path}"

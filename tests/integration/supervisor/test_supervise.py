@@ -22,6 +22,19 @@ DEAF = (
 )
 BROKEN = "raise SystemExit('no such model')"
 SILENT = "import time; time.sleep(600)"
+OWING = textwrap.dedent(
+    """
+    import signal, subprocess, sys, time
+    helping = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+    def stop(*_):
+        time.sleep(0.2)
+        print("helper", "died" if helping.poll() is not None else "lives", flush=True)
+        raise SystemExit
+    signal.signal(signal.SIGTERM, stop)
+    print("ready.", flush=True)
+    time.sleep(600)
+    """
+)
 PARENT = textwrap.dedent(
     """
     import subprocess, sys, time
@@ -106,6 +119,40 @@ async def test_what_a_child_started_in_a_session_of_its_own_goes_too(tmp_path: P
         grandchild = int((tmp_path / "worker.log").read_text().split()[1])
         assert not is_gone(grandchild)
     assert is_gone(grandchild)
+
+
+async def test_a_stop_is_told_to_the_child_alone_for_what_it_started_may_be_needed(tmp_path: Path):
+    async with supervise([spec("owing", OWING)], tmp_path, lambda _: None) as running:
+        helper = psutil.Process(running.children[0].pid).children()[0].pid
+    assert "helper lives" in (tmp_path / "owing.log").read_text()
+    assert is_gone(helper)
+
+
+async def test_a_child_without_a_log_inherits_our_output_and_the_files_it_is_passed(capfd):
+    reading, writing = os.pipe()
+    code = f"import os, time; os.write({writing}, b'here'); print('said aloud', flush=True); time.sleep(600)"
+
+    async def has_written(_child: Child) -> bool:
+        return os.read(reading, 4) == b"here"
+
+    writes = ChildSpec("API 1", [sys.executable, "-S", "-c", code], dict(os.environ), has_written, pass_fds=[writing])
+    try:
+        async with supervise([writes], None, lambda _: None) as running:
+            assert running.children[0].read_log() == ""
+            said = ""
+
+            def has_said() -> bool:
+                nonlocal said
+                said += capfd.readouterr().out
+                return "said aloud" in said
+
+            await wait_until(has_said)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    with pytest.raises(PartFailed, match=r"ended before it was ready .* Its log is above"):
+        async with supervise([spec("broken", BROKEN)], None, lambda _: None):
+            pytest.fail("it must not come to life")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")

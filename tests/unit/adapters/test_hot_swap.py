@@ -129,6 +129,15 @@ async def test_an_adapter_in_use_is_left_loaded(world, stuck):
     assert [event.kind for event in world.events] == ["adapter.promoted", "adapter.left_loaded"]
 
 
+async def test_a_process_that_is_coming_up_is_waited_for(world):
+    world.live_processes = [lambda: SimpleNamespace(acknowledged={}, in_flight={})]
+    await hot_swap.promote("t@2", **world.rooms())
+    assert "unload t@1" not in world.told
+    world.live_processes = [make_process((5, 0))]
+    await hot_swap.rollback("t", **world.rooms())
+    assert "unload t@2" in world.told
+
+
 @pytest.mark.parametrize(
     ("tokens", "logprobs", "says"),
     [
@@ -150,6 +159,38 @@ async def test_another_flip_wins(world):
         await hot_swap.promote("t@2", **world.rooms(), expected_generation=2)
     assert world.told == ["load t@2", "unload t@2"]
     assert world.shelf["t@1"].status is AdapterStatus.CHAMPION
+
+
+async def test_who_loses_to_another_promotion_of_the_same_adapter_leaves_it_loaded(world):
+    async def flip(name, adapter, *, expected_generation, epoch_of_round=None):
+        world.task = replace(world.task, champion=adapter, generation=world.task.generation + 1)
+        raise Conflict("another process was quicker")
+
+    rooms = world.rooms()
+    rooms["tasks"].flip_champion = flip
+    with pytest.raises(Conflict):
+        await hot_swap.promote("t@2", **rooms)
+    assert world.told == ["load t@2"]
+    assert "t@2" in world.loaded
+
+
+async def test_an_adapter_that_another_process_loads_meanwhile_is_loaded_once(world):
+    path = world.shelf["t@2"].path
+
+    async def refuse(name, path):
+        world.loaded[name] = path
+        raise AdapterRefused(f"{name} is already loaded")
+
+    engine = world.rooms()["engine"]
+    engine.load_adapter = refuse
+    assert not await hot_swap.push(engine, "t@2", path)
+
+    async def break_down(name, path):
+        raise AdapterRefused("wrong rank")
+
+    engine.load_adapter = break_down
+    with pytest.raises(AdapterRefused, match="wrong rank"):
+        await hot_swap.push(engine, "t@3", path)
 
 
 async def test_files_that_changed_are_refused(world, tmp_path):

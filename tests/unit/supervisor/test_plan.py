@@ -31,6 +31,7 @@ def test_the_embedded_default_has_four_children_and_the_engine_stops_last(tmp_pa
         assert settings.engine.url in specs[name].env["MULLIGAN_ENGINE"]
         assert specs[name].argv[0] == sys.executable
     assert specs["worker"].env["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert specs["API"].env["MULLIGAN_WORKERS"] == "1"
 
 
 def test_an_engine_that_runs_already_is_not_started(tmp_path: Path):
@@ -100,3 +101,9 @@ def test_what_was_decided_wins_over_what_a_child_inherits(monkeypatch, tmp_path)
         for name, value in environment.items():
             child.setenv(name, value)
         assert Settings().engine == settings.engine
+
+
+def test_the_api_is_told_how_many_workers_it_has(tmp_path: Path):
+    settings = make_settings(tmp_path, port=1, workers=3)
+    (api,) = [spec for spec in plan.plan_children(settings, own_engine=False) if spec.name == "API"]
+    assert api.env["MULLIGAN_WORKERS"] == "3"

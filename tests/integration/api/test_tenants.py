@@ -56,6 +56,7 @@ LISTED = {"owner": 200, "other": 200, "viewer": 200, "approver": 200, "admin": 2
 INTERNAL = {"owner": 403, "other": 403, "viewer": 200, "approver": 200, "admin": 200}
 APPROVED = {"owner": 403, "other": 403, "viewer": 403, "approver": 200, "admin": 200}
 ADMIN_ONLY = {"owner": 403, "other": 403, "viewer": 403, "approver": 403}
+OWN_ALONE = {"owner": 200, "other": 404, "viewer": 404, "approver": 404, "admin": 404}
 RUN = {"owner": 200, "other": 404, "viewer": 403, "approver": 403, "admin": 200}
 MESSAGES = [{"role": "user", "content": f"{MARK}?"}]
 VERIFIER = {"name": "{verifier}", "kind": "regex", "config": {"pattern": "new"}}
@@ -66,6 +67,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ),
     ("POST", "/v1/completions"): Rule("/v1/completions", **RUN, body={"model": "{task}", "prompt": "2+2?"}),
     ("POST", "/v1/responses"): Rule("/v1/responses", **RUN, body={"model": "{task}", "input": "2+2?"}),
+    ("POST", "/v1/embeddings"): Rule("/v1/embeddings", **RUN, body={"model": "{task}", "input": "2+2?"}),
+    ("GET", "/v1/responses/{response_id}"): Rule("/v1/responses/{response}", **OWN_ALONE),
+    ("GET", "/v1/responses/{response_id}/input_items"): Rule("/v1/responses/{response}/input_items", **OWN_ALONE),
     ("GET", "/v1/models"): Rule("/v1/models", **LISTED),
     ("GET", "/v1/models/{model:path}"): Rule("/v1/models/{task}", **READABLE),
     ("GET", "/v1/tasks"): Rule("/v1/tasks", **LISTED),
@@ -107,15 +111,16 @@ def flatten(routes):
             yield from flatten(getattr(route, "routes", None) or route.original_router.routes)
 
 
-def walk_doors() -> list[tuple[str, str]]:
-    """List every method and path of the server, but what is open to all."""
-    doors = list(SURFACES)
+def walk_doors() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """List every method and path of the server that is not open to all, those that are only refused apart."""
+    doors, refused = list(SURFACES), []
     for route in flatten(build_rest().routes):
-        doors += [(method, route.path) for method in sorted(route.methods - {"HEAD"})]
-    return [door for door in doors if door not in PUBLIC]
+        found = refused if route.endpoint.__name__ == "refuse_endpoint" else doors
+        found += [(method, route.path) for method in sorted(route.methods - {"HEAD"})]
+    return [door for door in doors if door not in PUBLIC], [door for door in refused if door not in SURFACES]
 
 
-DOORS = walk_doors()
+DOORS, REFUSED = walk_doors()
 
 
 @dataclass
@@ -168,12 +173,17 @@ async def make_keys(world: World) -> None:
         await connection.execute(update(api_keys).where(api_keys.c.id == expired.id).values(expires_at=1.0))
 
 
+def make_engine() -> ScriptedEngine:
+    """Make an engine that holds everybody's adapters and answers everybody the same."""
+    return ScriptedEngine([f"4 {MARK}"], dict.fromkeys(ADAPTERS, f"/{MARK}"), embeddings=b'{"data": []}')
+
+
 @asynccontextmanager
 async def open_world(settings: Settings):
     """Run a server with two tenants, each of whom has one of everything."""
     database = Database(settings.database_url)
     world = World(
-        create_app(settings, open_engine=lambda _: ScriptedEngine([f"4 {MARK}"], dict.fromkeys(ADAPTERS, f"/{MARK}"))),
+        create_app(settings, open_engine=lambda _: make_engine()),
         database,
     )
     for tenant in TENANTS:
@@ -186,6 +196,10 @@ async def open_world(settings: Settings):
             answer = await world.chat(tenant, tenant)
             assert answer.status == 200, answer.body
             made = {"verifier": f"{tenant}_rule", "episode": answer.headers["x-mulligan-episode"]}
+            if (responses := ("POST", "/v1/responses")) in DOORS:
+                answer = await world.ask(responses, tenant, of=tenant)
+                assert answer.status == 200, answer.body
+                made["response"] = answer.json()["id"]
             made["round"] = (await RoundStore(database).create(tenant, {"note": MARK})).id
             await EventStore(database).add(Event("tenant.made", tenant, "", {"note": MARK}, 1.0))
             world.things[tenant] |= made
@@ -239,6 +253,14 @@ async def test_each_role_may_do_what_it_may_and_no_more(world, door):
         assert (who, answer.status) == (who, status), answer.body
 
 
+async def test_what_is_only_refused_is_refused_to_every_key(world):
+    for method, path in REFUSED:
+        for who in ("alpha", "viewer", "admin"):
+            answer = await ask(world.app, method, path.replace("{rest:path}", "x/y"), key=world.secrets[who])
+            assert (answer.status, answer.error["code"]) == (404, "unsupported_endpoint")
+        assert (await ask(world.app, method, path.replace("{rest:path}", "x/y"))).status == 401
+
+
 async def test_the_marks_that_nobody_else_sees_are_there_for_whoever_may(world):
     for door in [("GET", "/v1/tasks/{name}"), ("GET", "/v1/verifiers/{name}"), ("GET", "/v1/episodes/{episode_id}")]:
         for who in ("alpha", "viewer", "admin"):
@@ -252,14 +274,15 @@ async def test_lists_have_a_tenants_own_things_only(world):
     assert [task["name"] for task in await list_all("alpha", "/v1/tasks")] == ["alpha"]
     assert [one["name"] for one in await list_all("alpha", "/v1/verifiers")] == ["alpha_rule"]
     assert [model["id"] for model in await list_all("alpha", "/v1/models")] == ["alpha", "alpha@1"]
-    assert [one["id"] for one in await list_all("alpha", "/v1/episodes")] == [world.things["alpha"]["episode"]]
-    theirs = world.things["beta"]["key"]
-    assert [one["id"] for one in await list_all("alpha", f"/v1/episodes?key={theirs}")] == [
-        world.things["alpha"]["episode"]
-    ]
+    mine, theirs = world.things["alpha"], world.things["beta"]
+    own = await list_all("alpha", "/v1/episodes")
+    assert mine["episode"] in [one["id"] for one in own]
+    assert {one["key"] for one in own} == {mine["key"]}
+    assert await list_all("alpha", f"/v1/episodes?key={theirs['key']}") == own
     assert await list_all("alpha", "/v1/episodes?task=beta") == []
     assert {task["name"] for task in await list_all("viewer", "/v1/tasks")} == {"alpha", "beta", "default"}
-    assert len(await list_all("viewer", "/v1/episodes")) == 2
+    assert len(await list_all("viewer", "/v1/episodes")) == 2 * len(own)
+    assert {one["key"] for one in await list_all("viewer", f"/v1/episodes?key={theirs['key']}")} == {theirs["key"]}
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def engine_url(request: pytest.FixtureRequest, world: World, tmp_path_factory: p
         threads=1,
         context_tokens=CONTEXT_TOKENS,
         max_running_requests=MAX_RUNNING,
+        reasoning_parser="deepseek-v3",  # takes out <think>...</think>, and expects none
         sglang_python=str(SGLANG_PYTHON),
     )
     with socket.socket() as free:

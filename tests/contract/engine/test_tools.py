@@ -90,7 +90,7 @@ async def test_a_forced_call_that_is_cut_off_stays_text(engine: SGLangEngine, ha
     # The first tool has no script: the grammar alone writes, a letter at a time.
     body = {**BODY, "tools": [tool("other")], "tool_choice": "required", "max_tokens": 10}
     answer = await engine.complete(body, "")
-    begun = '<tool_call>\n{"name":"'
+    begun = '<tool_call>\n{"name":'
     assert answer.message == {"role": "assistant", "content": begun}
     assert answer.finish_reason == "length"
     assert await read_stream(engine, body) == (begun, [], "length")
@@ -141,6 +141,36 @@ async def test_a_strict_tool_is_called_as_its_schema_says(engine: SGLangEngine, 
         assert functions(strict.message) == functions(loose.message)
     fits = await engine.complete({**BODY, "tools": [tool("forced", strict=True)]}, "")
     assert functions(fits.message) == [("forced", {"x": 7})]
+
+
+@pytest.mark.parametrize(
+    ("name", "thoughts", "content"),
+    [
+        ("thinking", "Two and two", "Four."),
+        ("musing", "I call", 'So. <tool_call>\n{"name": "musing", }\n</tool_call>'),
+    ],
+    ids=["plain", "with a call that cannot be read"],
+)
+async def test_thoughts_are_apart_where_the_engine_can_tell(
+    engine: SGLangEngine, name: str, thoughts: str, content: str, has_grammar: bool
+):
+    body = {**BODY, "tools": [tool(name)]}
+    whole = await engine.complete(body, "")
+    chunks = [json.loads(payload) async for payload in engine.stream(body, "")]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    streamed = {
+        field: "".join(delta.get(field) or "" for delta in deltas).strip() for field in ("content", "reasoning_content")
+    }
+    if not has_grammar:  # the local engine has no parser of thoughts: they stay in the content
+        assert whole.message == {"role": "assistant", "content": f"<think>\n{thoughts}\n</think>\n\n{content}"}
+        assert streamed == {"content": whole.message["content"], "reasoning_content": ""}
+        return
+    assert {field: text.strip() for field, text in whole.message.items()} == {
+        "role": "assistant",
+        "content": content,
+        "reasoning_content": thoughts,
+    }
+    assert streamed == {"content": content, "reasoning_content": thoughts}
 
 
 async def test_a_turn_after_results(engine: SGLangEngine):

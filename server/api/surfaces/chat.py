@@ -76,8 +76,13 @@ def fan_out(body: dict[str, Any], logged: dict[str, Any], count: int) -> tuple[C
     if count == 1:
         return (Choice(body, logged),)
     seed = body.get("seed")
-    bodies = [body if seed is None else {**body, "seed": seed + index} for index in range(count)]
+    bodies = [body if seed is None else {**body, "seed": _shift(seed, index)} for index in range(count)]
     return tuple([Choice(one, logged) for one in bodies])
+
+
+def _shift(seed: int, by: int) -> int:
+    """Add to a seed, within the 64 bits that it may have."""
+    return (seed + by + 2**63) % 2**64 - 2**63
 
 
 class ChatEvents:

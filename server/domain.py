@@ -3,7 +3,7 @@
 Times are Unix seconds (`*_at`) or durations (`*_s`, `*_ms`). Ids are prefixed strings (`ep_...`, `rd_...`), made here.
 """
 
-import secrets
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ DEFAULT_TASK = "default"
 
 def new_id(prefix: str) -> str:
     """Make an id that sorts by time of making: `<prefix>_<12 hex of milliseconds><16 random hex>`."""
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
 
 
 class Outcome(StrEnum):

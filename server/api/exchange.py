@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from server.api.context import Context
+from server.api.render import Headers, end_headers, start_headers
 from server.api.surfaces.base import Ask, Surface
 from server.api.wire import Receive, Send, until_gone
 from server.domain import Attempt, Binding, Episode, LoggedVerdict, Outcome, Reflection
@@ -17,7 +18,7 @@ Progress = Callable[[int, Attempt | Reflection], Awaitable[None]]
 """Is told of every attempt and reflection as soon as it is whole, with the index of its choice."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exchange:
     """One request and the connection that it came over."""
 
@@ -30,6 +31,16 @@ class Exchange:
     keep_alive_s: float
     receive: Receive
     send: Send
+    headers: Headers
+    """What the key's limits add to the answer's headers."""
+
+    def start_headers(self) -> Headers:
+        """Headers that are known when the episodes begin."""
+        return [*start_headers(self.episodes), *self.headers]
+
+    def end_headers(self) -> Headers:
+        """Headers of the finished episodes."""
+        return [*end_headers(self.episodes), *self.headers]
 
     async def run_logged(self, progress: Progress | None = None) -> None:
         """Run the episodes to their end, or until the client goes away, and log them whatever happened.

@@ -39,7 +39,9 @@ SURFACES: dict[tuple[str, str], Surface] = {
     ("POST", "/v1/completions"): CompletionsSurface(),
 }
 """What generates: served from here, without a framework."""
-PUBLIC = frozenset({("GET", "/health"), ("GET", "/ready"), ("GET", "/docs"), ("GET", "/openapi.json")})
+PUBLIC = frozenset(
+    (method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready", "/docs", "/openapi.json")
+)
 """What is answered without a key."""
 
 _log = structlog.get_logger(__name__)
@@ -73,20 +75,20 @@ class Gate:
                 whole = not message.get("more_body", False)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._enter(scope, receive, send_with_id)
-            except ClientGone:
-                _log.info("client_gone", path=scope["path"])
-            except MulliganError as error:
-                await send_error(send_with_id, error, [])
-            except Exception:
-                # Nobody is above to render what nobody foresaw; the server would answer in plain text.
-                _log.exception("request_broke", method=scope["method"], path=scope["path"])
-                if not started:
-                    await send_error(send_with_id, internal_error(), [])
-                elif not whole:
-                    raise  # the server cuts the connection, so that nobody takes a part for the whole
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # a request is a task, with a context of its own
+        try:
+            await self._enter(scope, receive, send_with_id)
+        except ClientGone:
+            _log.info("client_gone", path=scope["path"])
+        except MulliganError as error:
+            await send_error(send_with_id, error, [])
+        except Exception:
+            # Nobody is above to render what nobody foresaw; the server would answer in plain text.
+            _log.exception("request_broke", method=scope["method"], path=scope["path"])
+            if not started:
+                await send_error(send_with_id, internal_error(), [])
+            elif not whole:
+                raise  # the server cuts the connection, so that nobody takes a part for the whole
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context | None = getattr(self.rest.state, "context", None)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from server.domain import Binding, Task, VerifierVersion
 from server.errors import InvalidRequest
+from server.orchestration.verification import VerifierSet
 
 
 class TaskSource(Protocol):
@@ -41,6 +42,8 @@ class Snapshot:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     bindings: Mapping[str, tuple[Binding, ...]] = field(default_factory=dict)
     latest: Mapping[str, VerifierVersion] = field(default_factory=dict)
+    bound: dict[str, VerifierSet] = field(default_factory=dict, compare=False)
+    """Each task's own verifiers, compiled and checked when they were first used."""
 
     def acknowledged(self) -> dict[str, int]:
         """Read the champion's generation that new episodes of each task use."""

@@ -1,7 +1,7 @@
 """The walk of every request that generates, without a framework: it is what the server is for. Called by the gate.
 
-One way through: read, resolve names, find room, count the episodes in flight, run them, log them, render. No database
-session is held while the engine works, and an episode keeps the adapter that it began with.
+One way through: read, resolve names, admit the key, find room, count the episodes in flight, run them, log them,
+render. No database session is held while the engine works, and an episode keeps the adapter that it began with.
 """
 
 import math
@@ -9,7 +9,8 @@ import time
 
 from server.api.context import Context
 from server.api.exchange import Exchange
-from server.api.render import end_headers, refusal_of, start_headers
+from server.api.limits import Admission
+from server.api.render import refusal_of, sum_usage
 from server.api.resolution import make_episodes, resolve_target, resolve_verifiers
 from server.api.streams import answer_held, answer_live
 from server.api.surfaces.base import Ask, Surface
@@ -18,6 +19,7 @@ from server.domain import ApiKey, VerifyMode
 from server.errors import MulliganError
 
 KEEP_ALIVE_S = 10.0
+NO_LIMITS = Admission()
 _SHORTEST_PAUSE_S = 0.02
 _MARGIN = 0.05
 _MOST_MARGIN_S = 1.0
@@ -35,17 +37,23 @@ async def serve(
     target = await resolve_target(ask.request, key, context)
     verify = await resolve_verifiers(ask.request, target.task, key, context)
     deadline_at, keep_alive_s = read_patience(scope, ask, context)
-    count = len(ask.choices)
-    await context.traffic.enter(count, receive, deadline_at)
+    limiter = context.limiter
+    admission = NO_LIMITS if limiter.unlimited(key) else await limiter.admit(key)
+    count, episodes = len(ask.choices), ()
     try:
-        # From here to the count in flight there is no await: no flip of the champion can come between them.
-        champion = context.roster.snapshot.tasks[target.task.name].champion
-        adapter = champion if target.adapter is None else target.adapter
-        with context.traffic.counted(adapter, count):
-            episodes = make_episodes(ask, target.task, adapter=adapter, verify=verify, key=key, context=context)
-            await _answer(Exchange(context, surface, ask, episodes, verify, deadline_at, keep_alive_s, receive, send))
+        await context.traffic.enter(count, receive, deadline_at)
+        try:
+            # From here to the count in flight there is no await: no flip of the champion can come between them.
+            champion = context.roster.snapshot.tasks[target.task.name].champion
+            adapter = champion if target.adapter is None else target.adapter
+            with context.traffic.counted(adapter, count):
+                episodes = make_episodes(ask, target.task, adapter=adapter, verify=verify, key=key, context=context)
+                ways = (deadline_at, keep_alive_s, receive, send, admission.headers)
+                await _answer(Exchange(context, surface, ask, episodes, verify, *ways))
+        finally:
+            context.traffic.leave(count)
     finally:
-        context.traffic.leave(count)
+        admission.finish(sum_usage(episodes).total_tokens)
 
 
 async def _answer(exchange: Exchange) -> None:
@@ -59,7 +67,7 @@ async def _answer(exchange: Exchange) -> None:
             await answer_live(exchange)
     except MulliganError as error:
         begun = any(episode.attempts for episode in episodes)
-        await send_error(exchange.send, error, end_headers(episodes) if begun else start_headers(episodes))
+        await send_error(exchange.send, error, exchange.end_headers() if begun else exchange.start_headers())
 
 
 async def answer_whole(exchange: Exchange) -> None:
@@ -68,7 +76,7 @@ async def answer_whole(exchange: Exchange) -> None:
     if (refusal := refusal_of(exchange.episodes)) is not None:
         raise refusal
     body = exchange.surface.render(exchange.ask, exchange.episodes)
-    await send_json(exchange.send, 200, body, end_headers(exchange.episodes))
+    await send_json(exchange.send, 200, body, exchange.end_headers())
 
 
 def read_patience(scope: Scope, ask: Ask, context: Context) -> tuple[float, float]:

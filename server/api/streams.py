@@ -12,7 +12,7 @@ from functools import partial
 
 from server.api.exchange import Exchange
 from server.api.gathering import Gathering
-from server.api.render import end_headers, refusal_of, start_headers
+from server.api.render import refusal_of
 from server.api.surfaces.base import Events
 from server.api.wire import EventStream
 from server.domain import Attempt, Outcome, Reflection, VerifyMode
@@ -33,7 +33,7 @@ async def answer_held(exchange: Exchange) -> None:
 
     async def start() -> None:
         if not stream.started:
-            await stream.start(start_headers(episodes))
+            await stream.start(exchange.start_headers())
             await stream.send(events.begin())
 
     async def show(index: int, part: Attempt | Reflection) -> None:
@@ -60,7 +60,7 @@ async def answer_held(exchange: Exchange) -> None:
             work.cancel()
             await asyncio.wait({work})
     begun = b"" if stream.started else events.begin()
-    await stream.start(end_headers(episodes))
+    await stream.start(exchange.end_headers())
     await stream.end(begun + events.answer())
 
 
@@ -79,7 +79,7 @@ async def answer_live(exchange: Exchange) -> None:
         await stream.fail(events.failure(error), error)
         return
     begun = b"" if stream.started else events.begin()
-    await stream.start(end_headers(exchange.episodes))
+    await stream.start(exchange.end_headers())
     await stream.end(begun + events.finish())
 
 
@@ -87,7 +87,7 @@ async def _relay(exchange: Exchange, stream: EventStream, events: Events, index:
     """Pass the chunks of one choice on; what the surface keeps is sent once the episodes are logged."""
     episode, gathering = exchange.episodes[index], Gathering()
     started_at, started = time.time(), time.perf_counter()
-    headers = start_headers(exchange.episodes)
+    headers = exchange.start_headers()
     chunks = open_stream(exchange.context.engine, exchange.ask.choices[index].body, episode.adapter)
     try:
         async with asyncio.timeout(max(0.0, exchange.deadline_at - time.time())):

@@ -19,6 +19,7 @@ Send = Any
 Scope = Any
 
 MAX_DEPTH = 100
+_HEADERS = "mulligan.headers"
 UNWATCHED_S = 0.2
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -30,7 +31,10 @@ class ClientGone(Exception):
 
 def read_header(scope: Scope, name: bytes) -> bytes:
     """Read a request's header; empty where it is not there."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
+    headers = scope.get(_HEADERS)
+    if headers is None:
+        headers = scope[_HEADERS] = dict(reversed(scope["headers"]))  # of a header that is there twice, the first
+    return headers.get(name, b"")
 
 
 def read_request_id(scope: Scope) -> str | None:

@@ -24,6 +24,10 @@ def split_of(messages: Sequence[Mapping[str, Any]], held_out_share: float) -> Li
 
     `held_out_share` is the share of conversations to hold out, in (0, 1).
     """
-    first = next((message for message in messages if message.get("role") == "user"), messages[0] if messages else {})
+    first = messages[0] if messages else {}
+    for message in messages:
+        if message.get("role") == "user":
+            first = message
+            break
     digest = hashlib.sha256(read_text(first.get("content")).encode("utf-8", "surrogatepass")).digest()
     return "held_out" if int.from_bytes(digest[:8], "big") < held_out_share * 2**64 else "training"

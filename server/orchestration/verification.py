@@ -90,15 +90,21 @@ class VerifierSet:
 
         Any `failed` fails it; else any `abstained` abstains; else, if all were skipped (or there are none), `skipped`.
         """
+        if not self.bound:
+            return _UNCHECKED
         timeout_s = min(self.timeout_s, most_s)
         if len(self.bound) == 1:  # nothing to run side by side
-            return combine_verdicts((await self.bound[0].judge(request, answer, timeout_s),))
+            verdict = await self.bound[0].judge(request, answer, timeout_s)
+            score = verdict.score if verdict.status in (Status.PASSED, Status.FAILED) else 0.0
+            return Status(verdict.status), score, verdict.reason, (verdict,)
         judging = (one.judge(request, answer, timeout_s) for one in self.bound)
         return combine_verdicts(await asyncio.gather(*judging))
 
     def __bool__(self) -> bool:
         return bool(self.bound)
 
+
+_UNCHECKED: Judgement = (Status.SKIPPED, 0.0, "", ())
 
 NONE = VerifierSet()
 """No verifiers: every answer is `skipped`."""

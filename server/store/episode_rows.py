@@ -6,6 +6,7 @@ here. Rows hold only text, numbers, bytes and None, in the order of the tables' 
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -57,48 +58,48 @@ def encode_episode(episode: Episode) -> EpisodeRows:
     request = episode.request if keep else None
     bindings = episode.bindings if keep else tuple(Binding(b.kind, {}, b.name, b.version) for b in episode.bindings)
     values = {
-        "id": episode.id,
-        "task": episode.task,
-        "model": episode.model,
-        "base_model": episode.base_model,
-        "adapter": episode.adapter,
-        "key": episode.key,
+        "id": clean_text(episode.id),
+        "task": clean_text(episode.task),
+        "model": clean_text(episode.model),
+        "base_model": clean_text(episode.base_model),
+        "adapter": clean_text(episode.adapter),
+        "key": clean_text(episode.key),
         "request": None if request is None else encode_json(request),
-        "bindings": encode_json(bindings),
+        "bindings": _encode_some(bindings),
         "verify": str(episode.verify),
-        "retry": encode_json(episode.retry),
-        "prompts": encode_json(episode.prompts),
+        "retry": _encode_policy(episode.retry),
+        "prompts": _encode_some(episode.prompts),
         "store": keep,
         "outcome": str(episode.outcome),
-        "error": episode.error,
+        "error": clean_text(episode.error),
         "created_at": finite(episode.created_at),
         "duration_ms": finite(episode.duration_ms),
-        "split": episode.split,
+        "split": clean_text(episode.split),
         "problem": "" if request is None else identify_problem(request, bindings),
         "trains": episode.trains,
     }
     return EpisodeRows(
-        _order(values, 0),
-        tuple([_order(_encode_attempt(attempt, episode), 1) for attempt in episode.attempts]),
-        tuple([_order(_encode_reflection(reflection, episode), 2) for reflection in episode.reflections]),
+        _in_order[0](values),
+        tuple([_in_order[1](_encode_attempt(attempt, episode)) for attempt in episode.attempts]),
+        tuple([_in_order[2](_encode_reflection(reflection, episode)) for reflection in episode.reflections]),
     )
 
 
 def _encode_attempt(attempt: Attempt, episode: Episode) -> dict[str, Any]:
     keep = episode.store
     return {
-        "episode_id": episode.id,
+        "episode_id": clean_text(episode.id),
         "number": attempt.number,
         "answer": encode_json(attempt.answer if keep else {}),
-        "finish_reason": attempt.finish_reason,
+        "finish_reason": clean_text(attempt.finish_reason),
         "prompt_tokens": attempt.usage.prompt_tokens,
         "completion_tokens": attempt.usage.completion_tokens,
-        "status": str(attempt.status),
+        "status": clean_text(str(attempt.status)),
         "score": finite(attempt.score),
-        "reason": attempt.reason if keep else "",
-        "verdicts": encode_json([_bound_verdict(verdict, keep=keep) for verdict in attempt.verdicts]),
+        "reason": clean_text(attempt.reason) if keep else "",
+        "verdicts": _encode_some([_bound_verdict(verdict, keep=keep) for verdict in attempt.verdicts]),
         "sampling": encode_json(attempt.sampling if keep else {}),
-        "adapter": episode.adapter,
+        "adapter": clean_text(episode.adapter),
         "started_at": finite(attempt.started_at),
         "engine_ms": finite(attempt.engine_ms),
         "verify_ms": finite(attempt.verify_ms),
@@ -122,25 +123,30 @@ def _bound_verdict(verdict: LoggedVerdict, *, keep: bool) -> LoggedVerdict:
 def _encode_reflection(reflection: Reflection, episode: Episode) -> dict[str, Any]:
     keep = episode.store
     return {
-        "episode_id": episode.id,
+        "episode_id": clean_text(episode.id),
         "attempt": reflection.attempt,
-        "text": reflection.text if keep else "",
+        "text": clean_text(reflection.text) if keep else "",
         "prompt_tokens": reflection.usage.prompt_tokens,
         "completion_tokens": reflection.usage.completion_tokens,
         "prompt_ids": pack_ids(reflection.prompt_ids if keep else ()),
         "token_ids": pack_ids(reflection.token_ids if keep else ()),
         "logprobs": pack_logprobs(reflection.logprobs if keep else ()),
-        "adapter": reflection.adapter,
-        "template_hash": reflection.template_hash,
+        "adapter": clean_text(reflection.adapter),
+        "template_hash": clean_text(reflection.template_hash),
         "sampling": encode_json(reflection.sampling if keep else {}),
-        "finish_reason": reflection.finish_reason,
+        "finish_reason": clean_text(reflection.finish_reason),
         "started_at": finite(reflection.started_at),
         "engine_ms": finite(reflection.engine_ms),
     }
 
 
-def _order(values: dict[str, Any], table: int) -> Row:
-    return tuple([clean_text(value) if value.__class__ is str else value for value in _in_order[table](values)])
+@lru_cache(maxsize=256)
+def _encode_policy(policy: RetryPolicy) -> str:
+    return encode_json(policy)
+
+
+def _encode_some(values: Any) -> str:
+    return encode_json(values) if values else "{}" if isinstance(values, Mapping) else "[]"
 
 
 def decode_episode(values: Values, attempts: list[Attempt], reflections: list[Reflection]) -> Episode:

@@ -60,7 +60,7 @@ client.chat.completions.create(
 
 All verifiers have to pass. `when` says when one applies: `answer` is `text` or `tool_call`, `last_role` is `user` or
 `tool`; else its verdict is `skipped`. At most 16 verifiers a request, inline configurations of at most 64 KiB; inline
-`python` needs the scope `verifiers`.
+verifiers need the scope `inline_verifiers`, and code among them `register_code` ([keys.md](keys.md)).
 
 The response carries `mulligan`: `episode_id`, `outcome`, `adapter`, `attempts` (`number`, `verdict`, `score`, `reason`,
 `verdicts` of the single verifiers, `usage`) and `reflections` (`attempt`, `text`, `usage`).
@@ -77,7 +77,8 @@ verifiers the engine's chunks pass through untouched but for the last, which car
 ## Headers
 
 `x-mulligan-episode`, `x-mulligan-outcome` and `x-mulligan-adapter` say what `mulligan` in the body says (in a stream
-that has begun, the outcome is in the last chunk); `x-request-id` is on every response; `retry-after` on 429 and 503.
+that has begun, the outcome is in the last chunk); `x-request-id` is on every response; `retry-after` on 429 and 503;
+`x-ratelimit-*` on answers to a key whose requests or tokens are limited.
 
 ## Errors
 

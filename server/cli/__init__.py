@@ -32,9 +32,9 @@ app.command(
     epilog="Examples: mulligan up | mulligan up --port 9000 --model Qwen/Qwen2.5-1.5B-Instruct --engine sglang"
 )(up.up)
 app.command(epilog="Examples: mulligan demo | mulligan demo --task countdown --seed 7 --json figures.json")(demo.demo)
-app.command(epilog="Example: mulligan serve --engine-url http://127.0.0.1:30000 --database-url postgresql://...")(
-    parts.serve
-)
+app.command(
+    epilog="Example: mulligan serve --workers 4 --engine-url http://127.0.0.1:30000 --database-url postgresql://..."
+)(parts.serve)
 app.command(epilog="Example: mulligan worker --database-url postgresql://... --broker-url redis://...")(parts.worker)
 app.command(epilog="Example: mulligan beat --database-url postgresql://... --broker-url redis://...")(parts.beat)
 app.command(epilog="Example: mulligan engine --engine local --port 30000")(parts.engine)

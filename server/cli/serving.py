@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from typing import Any
 
 import structlog
 import uvicorn
@@ -128,9 +129,8 @@ class SharingServer(uvicorn.Server):
         await super().shutdown(sockets=[])
 
     def _make_protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+        protocol_class: Any = self.config.http_protocol_class
+        return protocol_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def main(arguments: list[str]) -> bool:

@@ -4,6 +4,7 @@ A response is an episode like any other, logged as the chat that it amounts to. 
 and only ever from the caller's own part of it.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from server.domain import ApiKey, Episode, Outcome
 from server.errors import InvalidRequest, NotFound
 from server.settings import Settings
 
+_RESPONSE_ID = re.compile(r"resp_(?P<suffix>[0-9a-f]{1,64})")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -76,8 +78,8 @@ async def find_own(response: str, key: ApiKey, context: Context) -> Episode | No
     Nothing is found, either, where `store: false` kept the content out of the log, or where the key may no longer use
     the task. Raises: StoreUnavailable.
     """
-    prefix, _, suffix = response.partition("_")
-    episode = await context.episodes.get(f"ep_{suffix}") if prefix == "resp" else None
+    known = _RESPONSE_ID.fullmatch(response)
+    episode = await context.episodes.get(f"ep_{known['suffix']}") if known else None
     if episode is None or episode.key != key.id or not may_use_task(key, episode.task):
         return None
     return episode if episode.request is not None and "responses" in episode.request else None

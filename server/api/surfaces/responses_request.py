@@ -16,6 +16,7 @@ from server.api.chat_request import ParsedChat, decode_json, explain_invalid, re
 from server.api.fields import Use
 from server.api.surfaces.responses_fields import RESPONSES_FIELDS
 from server.api.surfaces.responses_items import Item, Message, is_reference, to_messages
+from server.api.surfaces.responses_tools import FunctionTool, read_tool, read_tool_choice, to_chat_tool
 from server.api.unknown_fields import drop_unknown
 from server.errors import InvalidRequest
 from server.settings import Settings
@@ -47,7 +48,7 @@ _RENAMED = (
 )
 """How chat names a field, and how it is called here."""
 
-Text = Annotated[str, Meta(min_length=1)]
+_Text = Annotated[str, Meta(min_length=1)]
 
 
 class ResponseStreamOptions(Struct, forbid_unknown_fields=True):
@@ -61,7 +62,7 @@ class TextFormat(Struct, forbid_unknown_fields=True):
     """What the text of an answer has to be."""
 
     type: str
-    name: Text | None = None
+    name: _Text | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
     description: str | None = None
@@ -74,27 +75,13 @@ class TextOptions(Struct, forbid_unknown_fields=True):
     verbosity: str | None = None
 
 
-class FunctionTool(Struct, forbid_unknown_fields=True, rename={"async_": "async"}):
-    """A function that may be called, in the flat shape of responses."""
-
-    type: str
-    name: Text
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    output_schema: Any = None
-    allowed_callers: list[str] | None = None
-    defer_loading: bool | None = None
-    async_: bool | None = None
-
-
 class ResponsesRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """A request of `/v1/responses`. None means not given; what chat checks too is checked there."""
 
-    model: Text
+    model: _Text
     input: str | list[dict[str, Any]]
     instructions: str | None = None
-    previous_response_id: Text | None = None
+    previous_response_id: _Text | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -164,7 +151,7 @@ def read_draft(body: bytes, *, ignore_unknown: bool = False) -> Draft:
     for index, item in enumerate(items):
         if is_reference(item) and not isinstance(item.get("id"), str):
             raise InvalidRequest("An item_reference needs the id of an item.", param=f"input[{index}].id")
-    tools = [_read_tool(tool, index) for index, tool in enumerate(request.tools or ())]
+    tools = [read_tool(tool, index) for index, tool in enumerate(request.tools or ())]
     chat = _chat_fields(request, tools)
     return Draft(request, tuple(items), chat, _echo(request, tools), ignore_unknown)
 
@@ -212,11 +199,11 @@ def _chat_fields(request: ResponsesRequest, tools: Sequence[FunctionTool]) -> di
         fields["stream_options"] = {"include_attempts": request.stream_options.include_attempts}
     if request.text is not None and (form := _response_format(request.text.format)) is not None:
         fields["response_format"] = form
-    choice, allowed = _read_tool_choice(request, tools)
+    choice, allowed = read_tool_choice(request.tool_choice, tools)
     if choice is not None:
         fields["tool_choice"] = choice
     if tools:
-        fields["tools"] = [_chat_tool(tool) for tool in tools if allowed is None or tool.name in allowed]
+        fields["tools"] = [to_chat_tool(tool) for tool in tools if allowed is None or tool.name in allowed]
     return fields
 
 
@@ -232,57 +219,6 @@ def _response_format(form: TextFormat | None) -> dict[str, Any] | None:
         if given[name] is None:
             raise InvalidRequest(f"Missing field: text.format.{name}", param=f"text.format.{name}")
     return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if value is not None}}
-
-
-def _read_tool(tool: dict[str, Any], index: int) -> FunctionTool:
-    where, kind = f"tools[{index}]", tool.get("type")
-    if kind != "function":
-        message = f"The tool {kind!r} is not supported: nothing runs tools here but the client; use functions."
-        raise InvalidRequest(message, param=f"{where}.type", code="unsupported_tool")
-    try:
-        made = msgspec.convert(tool, FunctionTool)
-    except msgspec.ValidationError as error:
-        wrong = explain_invalid(error)
-        param = f"{where}.{wrong.param}" if wrong.param else where
-        raise InvalidRequest(f"{where}: {wrong.message}", param=param, code=wrong.code) from None
-    others = {"allowed_callers": made.allowed_callers not in (None, ["direct"]), "defer_loading": made.defer_loading}
-    for name, asks in (*others.items(), ("async", made.async_)):
-        if asks:
-            raise InvalidRequest(f"{name} is not supported: functions are called by the model.", f"{where}.{name}")
-    return made
-
-
-def _chat_tool(tool: FunctionTool) -> dict[str, Any]:
-    given = {name: getattr(tool, name) for name in ("name", "description", "parameters", "strict")}
-    return {"type": "function", "function": {name: value for name, value in given.items() if value is not None}}
-
-
-def _read_tool_choice(
-    request: ResponsesRequest, tools: Sequence[FunctionTool]
-) -> tuple[str | dict[str, Any] | None, set[str] | None]:
-    """Read chat's `tool_choice`, and which tools may be called where that is said too."""
-    choice, known = request.tool_choice, {tool.name for tool in tools}
-    if choice is None or isinstance(choice, str):
-        if choice not in (None, "none", "auto", "required"):
-            raise InvalidRequest("tool_choice is none, auto, required or a function.", param="tool_choice")
-        return choice, None
-    if choice.get("type") == "function":
-        if choice.get("name") not in known:
-            raise InvalidRequest(f"There is no function {choice.get('name')!r} in tools.", param="tool_choice.name")
-        return {"type": "function", "function": {"name": choice["name"]}}, None
-    if choice.get("type") == "allowed_tools":
-        listed = choice.get("tools")
-        names = [one.get("name") for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
-        if not names or not all(name in known for name in names) or choice.get("mode") not in ("auto", "required"):
-            raise InvalidRequest(
-                "allowed_tools needs a mode (auto or required) and functions that stand in tools.", param="tool_choice"
-            )
-        return choice["mode"], {str(name) for name in names}
-    raise InvalidRequest(
-        f"The tool_choice {choice.get('type')!r} is not supported: there are only functions.",
-        param="tool_choice.type",
-        code="unsupported_tool",
-    )
 
 
 def _echo(request: ResponsesRequest, tools: Sequence[FunctionTool]) -> dict[str, Any]:

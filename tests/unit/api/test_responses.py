@@ -18,6 +18,7 @@ from tests.fixtures.engines import reply
 
 FOUR = [{"kind": "regex", "config": {"pattern": "4"}}]
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}, "strict": True}
+ALLOWED = {"type": "allowed_tools", "mode": "auto"}
 CALL = {"name": "add", "arguments": '{"a": 1}'}
 FILE = {"type": "input_file", "file_id": "f"}
 IMAGE = {**FILE, "type": "input_image"}
@@ -154,8 +155,11 @@ class TestFields:
             ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
             ({"tool_choice": "perhaps"}, "tool_choice"),
             ({"tool_choice": {"type": "function", "name": "add"}}, "tool_choice.name"),
+            ({"tool_choice": {"type": "function", "name": {}}}, "tool_choice.name"),
             ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
-            ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}, "tool_choice"),
+            ({"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [{"name": []}]}}, "tool_choice"),
+            ({"input": [{"type": ["message"], "content": "x"}]}, "input[0].type"),
+            ({"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": []}}, "tool_choice"),
             ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
             ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
             ({"text": {"format": {"type": "json_schema", "name": "n n", "schema": {}}}}, "text.format.name"),
@@ -513,7 +517,7 @@ class TestConversations:
         assert (await respond(api, previous_response_id=first)).status == 404
         assert (await api.get(f"/v1/responses/{first}")).status == 404
 
-    @pytest.mark.parametrize("given", ["resp_x", "ep_x", "", "chatcmpl-x"])
+    @pytest.mark.parametrize("given", ["resp_x", "resp_\0", "ep_x", "", "chatcmpl-x"])
     async def test_a_chat_is_no_response(self, given):
         api = make_api("4")
         chat = await api.chat()

@@ -44,6 +44,7 @@ examples:
 
 reading it:
   CPU us     microseconds of CPU time a request, of the gateway's own processes; the engine's are not in it
+  least-most its least and its most over the rounds: how far the machine's other work reaches in
   database   microseconds of CPU time a request in PostgreSQL's own processes, where they run on this machine
   x router   beside sglang-router in the same round; of LiteLLM likewise
   +p50       p50 less that of the direct row: what the gateway adds. At 32 and 128 at once a gateway on one core is

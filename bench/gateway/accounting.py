@@ -21,7 +21,7 @@ class Usage:
 
     cpu_s: float
     rss_bytes: int
-    processes: int
+    members: int
 
 
 def walk_tree(root: int) -> Iterator[int]:

@@ -58,10 +58,7 @@ def serve(setting: Setting, name: str, folder: Path, url: str, workers: int) -> 
     where = ["--data-dir", str(folder), "--database-url", url]
     port = find_port()
     run_mulligan(setting, "db", "upgrade", *where)
-    try:
-        made = run_mulligan(setting, "keys", "create", "bench", "--role", "admin", "--json", *where)
-    except NotMeasured:
-        made = run_mulligan(setting, "keys", "create", "bench", "--scope", "admin", "--json", *where)
+    made = run_mulligan(setting, "keys", "create", "bench", "--role", "admin", "--json", *where)
     several = ["--workers", str(workers)] if workers > 1 else []
     arguments = ["serve", "--port", str(port), "--engine-url", setting.engine.url, *where, *several]
     with start_gateway(

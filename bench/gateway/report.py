@@ -32,9 +32,13 @@ def _show(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
+def _show_span(span: tuple[float, float] | None) -> str:
+    return "-" if span is None else f"{span[0]:,.0f}-{span[1]:,.0f}"
+
+
 def _table(title: str, *columns: str) -> Table:
     box = HEAVY_HEAD if sys.stdout.isatty() else MARKDOWN  # what is written to a file goes into docs/performance.md
-    table = Table(title=title + "\n" * (box is MARKDOWN), title_justify="left", title_style="bold", box=box)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box)
     for column in columns:
         table.add_column(column, justify="left" if column == "row" else "right", no_wrap=column != "row")
     return table
@@ -46,7 +50,8 @@ def render_requests(rows: list[Row], findings: Findings, plan: Plan) -> Table:
     columns = [f"+p50 ms @{concurrency}" for concurrency in sorted(plan.concurrencies)]
     table = _table(
         f"One request, whole answer, {main} at once (median of {plan.rounds} rounds)",
-        "row", "CPU us", "database", "x router", "of LiteLLM", "requests/s", "p50 ms", "p99 ms", *columns, "RSS MiB",
+        "row", "CPU us", "least-most", "database", "x router", "of LiteLLM",
+        "requests/s", "p50 ms", "p99 ms", *columns, "RSS MiB",
     )  # fmt: skip
     for row in rows:
         if row.workers or (row.id, main, False) not in findings.measurements:
@@ -60,6 +65,7 @@ def render_requests(rows: list[Row], findings: Findings, plan: Plan) -> Table:
         table.add_row(
             name_row(row),
             _show(findings.median(row.id, main, "cpu_us")),
+            _show_span(findings.span(row.id, main, "cpu_us")),
             _show(findings.median(row.id, main, "beside_cpu_us") or None),
             _show(findings.median_ratio(row.id, "router", main, "cpu_us"), 2),
             "-" if share is None else f"1/{1 / share:,.0f}",

@@ -31,8 +31,8 @@ _FEWEST = 40
 class Plan:
     """How much is asked."""
 
-    requests: int = 2000
-    rounds: int = 5
+    requests: int = 1200
+    rounds: int = 9
     concurrencies: tuple[int, ...] = (MAIN, 1, 128)
     streams: tuple[int, ...] = (MAIN, 1)  # concurrencies of streams; none: no streams
     stream_requests: int = 160
@@ -56,6 +56,11 @@ class Findings:
         if not found:
             return None
         return statistics.median(one.to_json()[what] for one in found)
+
+    def span(self, row: str, concurrency: int, what: str) -> tuple[float, float] | None:
+        """Pick the least and the most of one figure over the rounds."""
+        found = [one.to_json()[what] for one in self.measurements.get((row, concurrency, False), ())]
+        return (min(found), max(found)) if found else None
 
     def median_difference(
         self, row: str, other: str, concurrency: int, what: str, *, stream: bool = False
@@ -105,10 +110,10 @@ def specify(row: Row, concurrency: int, plan: Plan, *, stream: bool) -> Spec:
 def list_round(rows: list[Row], plan: Plan, turn: int) -> list[tuple[Row, int, bool]]:
     """List one round: all rows side by side at one concurrency, then at the next.
 
-    Every round has the first concurrency, of whole answers and of streams; the others come every second round. Rows
+    Every round has the first concurrency, of whole answers and of streams; the others come every third round. Rows
     of workers are measured at the first alone.
     """
-    count = 1 if turn % 2 else None
+    count = 1 if turn % 3 else None
     main = plan.concurrencies[0]
     whole = [
         (row, concurrency, False)

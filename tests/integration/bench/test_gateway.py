@@ -9,6 +9,7 @@ from pathlib import Path
 import httptools
 import pytest
 
+from bench.gateway import gateways
 from bench.gateway.accounting import read_usage
 from bench.gateway.engine import reply
 from bench.gateway.goals import Goal
@@ -70,6 +71,12 @@ def test_a_row_that_cannot_be_measured_says_why(tmp_path):
     assert "--postgres" in found["missing"]["mulligan-postgres"]
     assert "secret" not in done.stdout + done.stderr + written.read_text()
     assert found["measurements"] == []
+
+
+def test_a_missing_peer_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(gateways, "PEERS", tmp_path)
+    with pytest.raises(NotMeasured, match="make bench-peers"):
+        gateways.find_peer("litellm")
 
 
 def test_load_counts_what_it_was_told(engine):
@@ -150,7 +157,7 @@ def test_usage_counts_children_and_what_they_spent():
         used = read_usage(child.pid)
     finally:
         child.communicate(b"\n", timeout=30)
-    assert used.processes == 1
+    assert used.members == 1
     assert used.cpu_s >= 0.29  # the child has ended: its time came through its parent
     assert used.rss_bytes > 1_000_000
 

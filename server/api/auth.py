@@ -15,6 +15,7 @@ import structlog
 
 from server.domain import ApiKey, Role, Task, VerifierVersion
 from server.errors import Forbidden, StoreUnavailable, Unauthorized
+from server.store.keys import NOTED_EVERY_S
 
 KNOWN_FOR_S = 0.5
 _MOST_KNOWN = 4096
@@ -66,6 +67,7 @@ class Keyring:
         self._clock = clock
         self._now = now
         self._uses: dict[str, float] = {}
+        self._noted: dict[str, float] = {}
         self._known: dict[str, _Known] = {}
         self._asking: dict[str, asyncio.Future[ApiKey | None]] = {}
 
@@ -90,18 +92,19 @@ class Keyring:
         return key
 
     async def note_uses(self) -> None:
-        """Write when keys were last used since this was called last: a loop's work, never a request's.
+        """Write when keys were last used, of each key once a minute: a loop's work, never a request's.
 
         Raises: StoreUnavailable; what was not written is written the next time.
         """
-        uses, self._uses = self._uses, {}
-        if not uses:
-            return
-        try:
+        recent = self._now() - NOTED_EVERY_S
+        self._noted = {key_id: at for key_id, at in self._noted.items() if at > recent}
+        uses = {key_id: at for key_id, at in self._uses.items() if key_id not in self._noted}
+        if uses:
             await self._keys.note_uses(uses)
-        except BaseException:
-            self._uses = {**uses, **self._uses}
-            raise
+            self._noted |= uses
+        for key_id, at in uses.items():
+            if self._uses[key_id] == at:
+                del self._uses[key_id]
 
     def forget(self, digest: str) -> None:
         """Look a key up again at its next use: it was revoked."""

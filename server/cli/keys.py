@@ -11,6 +11,8 @@ from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_
 from server.cli.show import print_json, print_things, standard_console, to_json, when
 from server.domain import ApiKey, KeyLimits, Role, Scope
 from server.errors import InvalidRequest
+from server.store.database import Database
+from server.store.key_limits import KeyLimitStore
 from server.store.keys import KeyStore
 
 app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
@@ -108,8 +110,16 @@ def create(
 @app.command("list", epilog="Example: mulligan keys list --json")
 def list_keys(as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """List the keys; never their secrets."""
-    settings = load_settings(data_dir=data_dir, database_url=database_url)
-    print_things(ask_database(settings, lambda database: KeyStore(database).list()), COLUMNS, as_json=as_json)
+
+    async def read(database: Database) -> tuple[list[ApiKey], dict[str, int]]:
+        return await KeyStore(database).list(), await KeyLimitStore(database).spent()
+
+    keys, spent = ask_database(load_settings(data_dir=data_dir, database_url=database_url), read)
+    budgets = {key.id: spent.get(key.id, 0) for key in keys if key.limits.token_budget is not None}
+    if as_json:
+        print_json([{**to_json(key), "budget_spent": budgets.get(key.id)} for key in keys])
+    else:
+        print_things(keys, {**COLUMNS, "spent": lambda key: budgets.get(key.id)}, as_json=False)
 
 
 @app.command(epilog="Example: mulligan keys revoke key_0193...")

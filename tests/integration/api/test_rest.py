@@ -201,6 +201,7 @@ def test_a_key_is_made_with_limits_tasks_and_an_end(api):
     assert (made["tasks"], made["limits"], made["trains"], made["expires_at"]) == (["sums"], shown, False, 4e9)
     (listed,) = [key for key in api.ask("GET", "/v1/keys")[1]["data"] if key["id"] == made["id"]]
     assert {**listed, "key": made["key"]} == made
+    assert listed["budget_spent"] == 0
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,13 @@ from server.cli import app
 from server.cli.keys import parse_expiry
 from server.cli.options import load_settings, parse_object, parse_pairs, split_pin
 from server.cli.up import curl_line, example_body, sdk_lines
+from server.domain import KeyLimits
 from server.errors import InvalidRequest
 from server.settings import DEMO_MODEL, EngineSettings, Settings
 from server.store import migrations
+from server.store.key_limits import Claim, KeyLimitStore
 from server.supervisor.folder import leave_note
+from tests.fixtures.server import with_database
 from tools.cli_docs import PAGE, render_page
 from verifiers.registry import check_args, compile_verifier
 
@@ -93,6 +96,11 @@ def test_a_key_is_limited(folder: Path, capsys, monkeypatch):
     assert "role client, tasks sql, at most 60 requests/min, 4 at once, 5000 tokens a day, never trained on" in said
     listed = run("keys", "list")
     assert "60 requests/min, 4 at once, 5000 tokens a day" in listed
+    claim = Claim(made["id"], KeyLimits(token_budget=5000, budget_period="day"), tokens=1234)
+    with_database(f"sqlite:///{folder / 'mulligan.db'}", lambda database: KeyLimitStore(database).settle("a", [claim]))
+    spent = {key["name"]: key["budget_spent"] for key in run_json("keys", "list")}
+    assert spent == {"trial": 1234, "said": 0, "boss": None}
+    assert "1234" in run("keys", "list")
     for wrong, words in {
         "no task 'nope'": ["--task", "nope"],
         "already": ["--expires", "2020-01-01"],

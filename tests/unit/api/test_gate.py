@@ -227,6 +227,10 @@ class TestKeyring:
         await keyring.note_uses()
         await keyring.note_uses()
         assert keys.uses == [{"key_mk-1": 500.0}]
+        for now[0] in (530.0, 559.0, 565.0):
+            await keyring.recognise("Bearer mk-1")
+            await keyring.note_uses()
+        assert keys.uses[1:] == [{"key_mk-1": 565.0}]
 
     async def test_a_key_that_is_forgotten_is_asked_for_at_once(self, keyring, keys):
         key = await keyring.recognise("Bearer mk-1")

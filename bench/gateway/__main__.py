@@ -92,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory-requests", type=int, default=100_000, metavar="N", help="default 100000, in ten steps"
     )
-    parser.add_argument("--profile", metavar="ROW", help="run one row under cProfile and print the top functions")
-    parser.add_argument("--functions", type=int, default=40, help="how many of them")
+    parser.add_argument("--profile", metavar="ROW", help="run one row under a profiler and print the top functions")
+    parser.add_argument("--functions", type=int, default=25, help="how many of them")
     return parser
 
 

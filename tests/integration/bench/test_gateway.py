@@ -15,6 +15,7 @@ from bench.gateway.engine import reply
 from bench.gateway.goals import Goal
 from bench.gateway.load import Spec, find_flaw
 from bench.gateway.measure import measure
+from bench.gateway.profiling import read_samples
 from bench.gateway.script import CHUNKS, FAILING, PASSING, REFLECTION, completion, request_body, stream_events
 from bench.gateway.start import NotMeasured, Started, start_engine
 
@@ -188,3 +189,9 @@ time.sleep(60)
     while Path(f"/proc/{child}/comm").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline, "it outlived the benchmark"
         time.sleep(0.05)
+
+
+def test_samples_become_shares():
+    raw = "run (/a/b/loop.py:1);ask (/a/c/x.py:2) 30\nrun (/a/b/loop.py:9);ask (/a/c/x.py:3);ask (/a/c/x.py:3) 10\n"
+    found = {one.name: (one.own, one.whole) for one in read_samples(raw)}
+    assert found == {"run (b/loop.py)": (0.0, 1.0), "ask (c/x.py)": (1.0, 1.0)}

@@ -2,11 +2,17 @@
 
 import http.client
 import json
+import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
+from server.engine.launch import engine_command
+from server.settings import EngineSettings
+from server.store import migrations
 from server.store.presence import PresenceStore
 from tests.fixtures.server import make_keys, serve_api, with_database
 from tests.fixtures.wire_engine import serve_wire_engine
@@ -143,3 +149,49 @@ def _is_queued(api):
     status, body, _ = Client(api, "4", headers={"x-stainless-read-timeout": "0.1"}).read()
     assert status == 429
     return "No room within" in json.loads(body)["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A process over the real local engine, which would write for a minute if nobody stopped it; and that engine."""
+    from tests.fixtures.models import END, make_model, make_tokenizer  # noqa: PLC0415 -- imports torch, which takes seconds
+
+    folder = tmp_path_factory.mktemp("local")
+    make_model(folder / "model", layers=8, hidden=256, context=8192)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = EngineSettings(model=str(folder / "model"), context_tokens=8192, threads=1, max_running_requests=4)
+    argv, environment = engine_command(settings, port)
+    engine = subprocess.Popen(argv, env=environment)
+    try:
+        url = f"sqlite:///{folder / 'mulligan.db'}"
+        migrations.upgrade(url)
+        with serve_api(folder, url, f"http://127.0.0.1:{port}") as api:
+            endless = {"logit_bias": {str(make_tokenizer().convert_tokens_to_ids(END)): -100}}
+            yield api, psutil.Process(engine.pid), {**endless, "max_completion_tokens": 8000}
+    finally:
+        engine.terminate()
+        engine.wait(20)
+
+
+def is_idle(process):
+    """Say whether a process computed next to nothing within half a second."""
+    before = process.cpu_times()
+    time.sleep(0.5)
+    after = process.cpu_times()
+    return after.user - before.user < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["whole", "live", "held", "several"])
+def test_who_leaves_stops_the_local_engine(local, shape):
+    api, engine, endless = local
+    count, fields = SHAPES[shape]
+    before = {one["id"] for one in list_episodes(api)}
+    wait_for(lambda: is_idle(engine), 60)
+    client = Client(api, "Write.", **fields, **endless)
+    wait_for(lambda: not is_idle(engine))
+    client.leave()
+    wait_for(lambda: is_idle(engine))
+    logged = wait_for(lambda: list_new(api, before))
+    assert [one["outcome"] for one in logged] == ["cancelled"] * count

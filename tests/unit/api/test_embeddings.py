@@ -8,7 +8,7 @@ from openai.types.embedding_create_params import EmbeddingCreateParams
 
 from server.api.rest.refused import REFUSED
 from server.api.surfaces.embeddings import EMBEDDINGS_FIELDS, EmbeddingsBody
-from server.domain import Adapter, Scope
+from server.domain import Adapter, KeyLimits, Scope
 from tests.fixtures.api import ADMIN, make_api
 from tests.fixtures.asgi import ask
 
@@ -80,6 +80,20 @@ class TestEmbeddings:
     async def test_wrong_fields_are_named(self, fields, param):
         answer = await embed(make_embedding_api(), **fields)
         assert (answer.status, answer.error["param"]) == (400, param)
+
+    async def test_a_keys_limits_hold(self):
+        api = make_embedding_api()
+        api.engine.embeddings = GIVEN.replace(b"}]", b'}], "usage": {"prompt_tokens": 3, "total_tokens": 3}')
+        api.keys.put("mk-poor", limits=KeyLimits(token_budget=4))
+        answers = [await embed(api, key="mk-poor") for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 429]
+        assert answers[2].error["code"] == "insufficient_quota"
+
+    async def test_what_is_no_embedding_is_the_engines_fault(self):
+        api = make_embedding_api()
+        api.engine.embeddings = b"<html>"
+        answer = await embed(api)
+        assert (answer.status, answer.error["code"]) == (502, "engine_error")
 
     async def test_there_is_room_for_only_so_many(self):
         api = make_api(limits={"max_concurrent": 1, "max_queued": 0})

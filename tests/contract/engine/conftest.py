@@ -8,8 +8,10 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -56,7 +58,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="session", params=["local", pytest.param("sglang", marks=pytest.mark.sglang)])
 def engine_url(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    kind = request.param
+    with run_engine(request.param, world, tmp_path_factory.mktemp(request.param)) as url:
+        yield url
+
+
+@contextmanager
+def run_engine(kind: Literal["local", "sglang"], world: World, folder: Path, *options: str) -> Iterator[str]:
+    """Run an engine on a free port while the block runs, with more options of its own command line."""
     if kind == "sglang" and not SGLANG_PYTHON.exists():
         reason = f"no SGLang at {SGLANG_PYTHON}: run `make sglang-cpu` first"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
@@ -74,10 +82,10 @@ def engine_url(request: pytest.FixtureRequest, world: World, tmp_path_factory: p
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command, environment = engine_command(settings, port)
-    log = tmp_path_factory.mktemp(kind) / "log"
+    log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, *options], env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         url = f"http://127.0.0.1:{port}"

@@ -24,12 +24,12 @@ from server.api.traffic import Traffic
 from server.api.watch import (
     ENGINE_INTERVAL_S,
     PRESENCE_INTERVAL_S,
+    PresenceReport,
     Readiness,
     announce_presence,
     keep_default_task,
     let_episodes_end,
     repeat,
-    report_presence,
     watch_engine,
 )
 from server.domain import new_id
@@ -125,8 +125,10 @@ async def _watching(context: Context) -> AsyncIterator[None]:
     """Keep the loops running. The first report is made before any request, or as soon as there is a database."""
     process_id = new_id("api")
 
+    presence = PresenceReport(process_id, context.roster, context.traffic, context.presence)
+
     async def report() -> None:
-        await report_presence(process_id, context.roster, context.traffic, context.presence)
+        await presence.renew()
         await keep_default_task(context.roster, context.tasks)
 
     watch = partial(watch_engine, context.engine, context.roster, context.tasks, context.adapters, context.readiness)

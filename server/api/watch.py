@@ -4,6 +4,7 @@ Started by `server.app`. They outlive every failure of what they watch; a reques
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from server.store.presence import PresenceStore
 from server.store.tasks import TaskStore
 
 PRESENCE_INTERVAL_S = 0.25
+HEARTBEAT_S = 1.0
+"""How often a process says that it lives; `hot_swap` counts those that did within five seconds."""
 ENGINE_INTERVAL_S = 0.5
 LAST_EPISODES_S = 2.0
 """How long a stopping process waits for episodes that were cancelled to be logged."""
@@ -66,14 +69,30 @@ async def let_episodes_end(traffic: Traffic) -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def report_presence(process_id: str, roster: Roster, traffic: Traffic, presence: PresenceStore) -> None:
-    """Take the newest champions, then report what this process uses.
+class PresenceReport:
+    """What this process last said of itself. It is said again where something changed, else once a second.
 
-    The order matters: once the snapshot is swapped, every new episode uses it; what is in flight is counted in the
-    same step in which the acknowledgement is made, so that an episode of an older generation is in the count.
+    Whether an adapter is in use is what counts: the numbers change with every request, and each report is a commit.
     """
-    snapshot = await roster.refresh()
-    await presence.report(process_id, snapshot.acknowledged(), traffic.in_flight())
+
+    def __init__(self, process_id: str, roster: Roster, traffic: Traffic, presence: PresenceStore) -> None:
+        self._process_id, self._roster, self._traffic, self._presence = process_id, roster, traffic, presence
+        self._said: tuple[dict[str, int], set[str]] | None = None
+        self._said_at = 0.0
+
+    async def renew(self) -> None:
+        """Take the newest champions, then report what this process uses.
+
+        The order matters: once the snapshot is swapped, every new episode uses it; what is in flight is counted in the
+        same step in which the acknowledgement is made, so that an episode of an older generation is in the count.
+        """
+        snapshot = await self._roster.refresh()
+        acknowledged, in_flight, now = snapshot.acknowledged(), self._traffic.in_flight(), time.monotonic()
+        if self._said == (acknowledged, set(in_flight)) and now - self._said_at < HEARTBEAT_S:
+            return
+        self._said = None  # said or not, where this fails
+        await self._presence.report(self._process_id, acknowledged, in_flight)
+        self._said, self._said_at = (acknowledged, set(in_flight)), now
 
 
 async def watch_engine(

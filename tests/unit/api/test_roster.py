@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from server.adapters.reconcile import reconcile
 from server.api.roster import Roster
 from server.api.traffic import Traffic
-from server.api.watch import Readiness, keep_default_task, repeat, report_presence, watch_engine
+from server.api.watch import PresenceReport, Readiness, keep_default_task, repeat, watch_engine
 from server.domain import Adapter, Task, TaskVerifier
 from server.errors import AdapterRefused, Conflict, EngineUnavailable, StoreUnavailable
 from tests.fixtures.engines import ScriptedEngine
@@ -85,12 +85,15 @@ async def test_a_failed_reading_keeps_the_old_snapshot_and_the_next_one_works(ro
 
 async def test_the_report_acknowledges_what_new_episodes_use(roster, tasks):
     presence, traffic = MemoryPresence(), Traffic(10)
-    await report_presence("api_1", roster, traffic, presence)
+    report = PresenceReport("api_1", roster, traffic, presence)
+    await report.renew()
     with traffic.counted("a@1", 2), traffic.counted("", 1):
         tasks.flip("a", "a@2")
-        await report_presence("api_1", roster, traffic, presence)
+        await report.renew()
         assert roster.snapshot.tasks["a"].champion == "a@2"
-    await report_presence("api_1", roster, traffic, presence)
+        with traffic.counted("", 1):
+            await report.renew()  # nothing that counts has changed
+    await report.renew()
     assert presence.reports == [
         ("api_1", {"a": 4, "b": 0}, {}),
         ("api_1", {"a": 5, "b": 0}, {"a@1": 2, "": 1}),

@@ -1,8 +1,8 @@
 """The benchmark's command line: `python -m bench.gateway`, or `make bench-gateway`.
 
 Measures what a gateway costs between a client and an engine: Mulligan beside its peers, all asked the same in one run.
-A mock engine answers at once, a load generator asks and checks every answer, and the kernel says how much CPU time the
-gateway's own processes took (Linux only). Wall times on a shared machine swing tenfold: read the CPU time and the ratios.
+A mock engine answers at once, a load generator asks and checks every answer, and the kernel (Linux only) says how much
+CPU time the gateway's own processes took. Wall times on a shared machine swing tenfold: read CPU time and ratios.
 """
 
 import argparse

@@ -20,9 +20,9 @@ from bench.gateway.script import CHUNKS, FAILING, PASSING, REFLECTION, completio
 from bench.gateway.start import NotMeasured, Started, pick_cores, start_engine
 
 ROOT = Path(__file__).resolve().parents[3]
+if sys.platform != "linux":
+    pytest.skip("the kernel's accounting is read as Linux has it", allow_module_level=True)
 EVERYWHERE = pick_cores().rest
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's accounting is read as Linux has it")
 
 
 @pytest.fixture

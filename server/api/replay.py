@@ -118,7 +118,8 @@ class Replays:
             await self._store.renew([*self._claims.values()], LEASE_S)
         if time.monotonic() - self._swept_at >= SWEEP_INTERVAL_S:
             self._swept_at = time.monotonic()
-            await self._store.sweep()
+            while await self._store.sweep():
+                pass  # a bounded number of rows each time
 
     async def _record(self, claim: Claim, answer: RecordedAnswer) -> bool:
         try:

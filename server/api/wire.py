@@ -21,6 +21,9 @@ Scope = Any
 MAX_DEPTH = 100
 _HEADERS = "mulligan.headers"
 UNWATCHED_S = 0.2
+STALLED_S = 30.0
+"""How long a client that is there may take nothing at the end of its stream."""
+
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -192,9 +195,20 @@ class EventStream:
         await self.send(b": still at it\n\n")
 
     async def end(self, events: bytes) -> None:
-        """Send the last events."""
-        await self._send({"type": "http.response.body", "body": events, "more_body": False})
+        """Send the last events. Raises: ClientGone, where the client takes nothing any more."""
+        await self._send_last({"type": "http.response.body", "body": events, "more_body": False})
 
     async def fail(self, events: bytes, error: MulliganError) -> None:
-        """Send the last events, which tell an error. Servers skip what ASGI does not name; `replay` reads it."""
-        await self._send({"type": "http.response.body", "body": events, "more_body": False, "error": error})
+        """Send the last events, which tell an error. Servers skip what ASGI does not name; `replay` reads it.
+
+        Raises: ClientGone, where the client takes nothing any more.
+        """
+        await self._send_last({"type": "http.response.body", "body": events, "more_body": False, "error": error})
+
+    async def _send_last(self, message: dict[str, Any]) -> None:
+        """Send the last message; what came before has a deadline already, and a slot must not wait for ever."""
+        try:
+            async with asyncio.timeout(STALLED_S):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGone from None

@@ -277,6 +277,28 @@ async def test_a_held_stream_that_breaks_while_it_is_alive_is_cancelled_too(watc
     assert await settle() == set()
 
 
+@pytest.mark.parametrize("fields", [{"stream": True}, {"stream": True, "n": 2}])
+async def test_a_client_that_stays_and_reads_nothing_holds_its_room_only_to_the_deadline(fields, monkeypatch):
+    monkeypatch.setattr(wire, "STALLED_S", 0.05)
+    api = make_api("one two three", limits={"deadline_s": 0.1})
+    connection = api.connect({**BODY, **fields})
+    send, stalled = connection._send, asyncio.Event()
+
+    async def stall(message):
+        if b"one" in connection.answer.body:
+            stalled.set()
+            await asyncio.Event().wait()  # the server's buffers are full, and nobody empties them
+        await send(message)
+
+    connection._send = stall
+    await asyncio.wait_for(connection.run(), 10)
+    assert stalled.is_set()
+    assert (api.traffic.running, api.traffic.in_flight(), connection.answer.whole) == (0, {}, False)
+    assert {episode.outcome for episode in api.log.episodes} <= {Outcome.ERRORED, Outcome.CANCELLED}
+    assert len(api.log.episodes) == fields.get("n", 1)
+    assert await settle() == set()
+
+
 async def test_a_client_that_leaves_the_queue_runs_nothing(watched_at_once):
     api = make_api(HANG, limits={"max_concurrent": 1})
     first = asyncio.create_task(api.chat())

@@ -7,10 +7,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.api import replay
+from server.api.gate import SURFACES
 from server.api.replay import LEASE_S
 from server.domain import Outcome
 from server.errors import EngineBroken, EngineUnavailable
-from tests.fixtures.api import ADMIN, make_api
+from tests.fixtures.api import ADMIN, CLIENT, make_api
 from tests.fixtures.asgi import ask
 from tests.fixtures.engines import HANG, chunks_of, reply
 
@@ -49,6 +50,35 @@ async def test_a_repeated_request_gets_the_recorded_answer(shape):
     assert ours.items() <= again.headers.items()
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
     assert int(again.headers["content-length"]) == len(again.body)
+
+
+PATHS = {
+    "/v1/chat/completions": BODY,
+    "/v1/completions": {"model": "default", "prompt": "q"},
+    "/v1/responses": {"model": "default", "input": "q"},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_everything_that_generates_can_be_repeated(path, stream):
+    api = make_api("one", "two")
+    body = {**PATHS[path], "stream": stream}
+    first = await ask(api.gate, "POST", path, body, key=CLIENT, headers=ONCE)
+    again = await ask(api.gate, "POST", path, body, key=CLIENT, headers=ONCE)
+    assert (first.status, again.body, len(api.engine.calls)) == (200, first.body, 1)
+    assert again.headers["x-mulligan-replayed"] == "true"
+
+
+async def test_the_paths_of_all_surfaces_are_among_them():
+    assert {path for _, path in SURFACES} == set(PATHS)
+
+
+async def test_the_same_body_at_another_path_is_another_request():
+    api = make_api("one")
+    await ask(api.gate, "POST", "/v1/completions", PATHS["/v1/completions"], key=CLIENT, headers=ONCE)
+    same = await ask(api.gate, "POST", "/v1/responses", PATHS["/v1/completions"], key=CLIENT, headers=ONCE)
+    assert (same.status, same.error["code"]) == (422, "idempotency_key_reused")
 
 
 async def test_without_the_header_nothing_is_asked_or_kept():

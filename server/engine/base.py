@@ -5,7 +5,7 @@ runs on both.
 
 Adapters are named here by their plain name; "" is the base model. Implementations never retry an answer that may have
 been generated, never fall back to the base for an adapter that is not loaded, and raise only the errors of
-`server.errors` that start with `Engine`.
+`server.errors`.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

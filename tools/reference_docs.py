@@ -1,6 +1,6 @@
-"""Writes docs/api.md and docs/verifiers.md from the code that they describe.
+"""Writes docs/api.md, openai-compatibility.md and verifiers.md from the code that they describe.
 
-`make docs` runs it; a test keeps both pages in step.
+`make docs` runs it; a test keeps the pages in step.
 """
 
 import json
@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from server.api.fields import FIELDS
 from server.api.rest.application import build_rest
-from server.errors import MulliganError
+from tools.compatibility_docs import render_compatibility
 from verifiers.registry import kinds
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -19,15 +18,12 @@ MARK = "<!-- Made by tools/reference_docs.py (`make docs`). Do not edit. -->\n\n
 
 CHAT = """# The API
 
-`POST /v1/chat/completions` is OpenAI's, whole and streamed; the other routes under `/v1` are OpenAI's models and our
-own REST surface. A running server shows the latter's schemas at `/docs` and `/openapi.json`. Every request but the
-public ones carries `Authorization: Bearer mk-...`.
+Chat completions, responses, completions, embeddings and models are OpenAI's; the other routes under `/v1` are our own.
+A running server shows the schemas of all of them at `/docs` and `/openapi.json`. Every request but the public ones
+carries `Authorization: Bearer mk-...`.
 
-## What becomes of each field of a chat request
-
-A field that is not in this table is a 400 that names it; only what is sent to the engine reaches it. Fields that OpenAI
-does not have go into the SDK's `extra_body`.
-
+What becomes of each field of OpenAI's requests, what they mean where answers are verified, and the table of errors:
+[openai-compatibility.md](openai-compatibility.md).
 """
 
 OURS = """
@@ -79,34 +75,12 @@ verifiers the engine's chunks pass through untouched but for the last, which car
 `x-mulligan-episode`, `x-mulligan-outcome` and `x-mulligan-adapter` say what `mulligan` in the body says (in a stream
 that has begun, the outcome is in the last chunk); `x-request-id` is on every response; `retry-after` on 429 and 503;
 `x-ratelimit-*` on answers to a key whose requests or tokens are limited.
-
-## Errors
-
-OpenAI's envelope, `{"error": {"message", "type", "param", "code"}}`, everywhere.
-
 """
 
 
 def render_api() -> str:
-    """Render the page of the API: fields, streams, errors, routes."""
-    rows = [
-        f"| `{name}` | {field.use}{' (ours)' if field.ours else ''} | {field.reason} |"
-        for name, field in FIELDS.items()
-    ]
-    fields = "\n".join(["| field | what becomes of it | note |", "|---|---|---|", *rows])
-    return (
-        MARK + CHAT + fields + "\n" + OURS + STREAMS + _render_errors() + "\n\n## Routes\n\n" + _render_routes() + "\n"
-    )
-
-
-def _render_errors() -> str:
-    errors = sorted(MulliganError.__subclasses__(), key=lambda error: (error.status, error.__name__))
-    rows = [
-        f"| {error.status} | `{error.type}` | `{error.code or 'null, or the flaw'}` | {_first_line(error.__doc__)} |"
-        for error in errors
-        if error.status != MulliganError.status
-    ]
-    return "\n".join(["| status | type | code | when |", "|---|---|---|---|", *rows])
+    """Render the page of the API: our own fields, streams, headers, routes."""
+    return MARK + CHAT + OURS + STREAMS + "\n## Routes\n\n" + _render_routes() + "\n"
 
 
 def _first_line(text: str | None) -> str:
@@ -140,7 +114,11 @@ def _render_schema(title: str, schema: Mapping[str, Any]) -> str:
     return f"{title}:\n\n```json\n{json.dumps(schema, indent=2)}\n```\n"
 
 
-PAGES = {"api.md": render_api, "verifiers.md": render_verifiers}
+PAGES = {
+    "api.md": render_api,
+    "openai-compatibility.md": lambda: MARK + render_compatibility(),
+    "verifiers.md": render_verifiers,
+}
 
 if __name__ == "__main__":
     for name, render in PAGES.items():

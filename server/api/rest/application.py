@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import FastAPI
 
 from server.api.errors import install_handlers
+from server.api.openapi import install_document
 from server.api.rest import (
     adapters,
     embeddings,
@@ -28,7 +29,7 @@ def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(
         title="Mulligan",
         summary="An OpenAI-compatible inference server that gives a model a second try, and learns from it.",
-        description="`POST /v1/chat/completions` is OpenAI's, and is served beside these routes.",
+        description="Paths that OpenAI has are OpenAI's; `mulligan` in answers and `extra_body` in requests are ours.",
         lifespan=lifespan,
         redirect_slashes=False,
         strict_content_type=False,
@@ -39,4 +40,5 @@ def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
     served = (health, models, tasks, verifiers, episodes, rounds, adapters, keys, responses, embeddings)
     for room in (*served, refused):  # the last one takes what is left of OpenAI's paths
         app.include_router(room.router)
+    install_document(app)
     return app

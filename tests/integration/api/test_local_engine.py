@@ -99,3 +99,52 @@ def test_a_prompt_over_the_context_is_a_bad_request(client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="base", messages=[{"role": "user", "content": "x" * 5000}])
     assert caught.value.code == "engine_refused"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_raw_text_is_continued_and_its_retry_has_the_same_columns(client, stream):
+    asked = {"model": "base", "prompt": "once upon", "max_tokens": 6, "logprobs": 2, "stream": stream}
+    for extra in ({}, {"verifiers": NEVER}):
+        answer = client.completions.create(**asked, extra_body=extra)
+        *_, last = answer if stream else [answer]
+        said = last.model_extra["mulligan"]
+        assert len(said["attempts"]) == 1 + len(said["reflections"]) == (2 if extra else 1)
+        if stream:
+            continue
+        (choice,) = answer.choices
+        rows = choice.logprobs
+        assert len(rows.tokens) == len(rows.token_logprobs) == len(rows.top_logprobs) == len(rows.text_offset)
+        assert 1 <= len(rows.tokens) <= 6
+        assert all(logprob <= 0 for logprob in rows.token_logprobs)
+        assert rows.text_offset[0] == 0
+
+
+def test_token_ids_are_continued_as_their_text_is(client):
+    asked = {"model": "base", "max_tokens": 4, "temperature": 0}
+    one, other = client.completions.create(prompt=[[5, 6, 7], [5, 6, 7]], **asked).choices
+    assert one.text == other.text
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(prompt=[10**8], **asked)
+
+
+@pytest.mark.parametrize("extra", [{}, {"verifiers": NEVER}])
+def test_a_response_streams_and_goes_on(client, extra):
+    asked = {"model": "base", "input": "Hello?", "max_output_tokens": 8, "top_logprobs": 2}
+    *_, last = client.responses.create(**asked, stream=True, extra_body=extra)
+    response = last.response
+    assert last.type == f"response.{response.status}"
+    (part,) = response.output[0].content
+    assert 1 <= len(part.logprobs) <= 8
+    assert all(len(token.top_logprobs) == 2 for token in part.logprobs)
+    usage = response.usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert (usage.output_tokens_details.reasoning_tokens > 0) is bool(extra)
+    assert client.responses.retrieve(response.id).output_text == response.output_text
+    again = client.responses.create(**{**asked, "input": "And?"}, previous_response_id=response.id)
+    assert again.usage.input_tokens > response.model_extra["mulligan"]["attempts"][0]["usage"]["prompt_tokens"]
+
+
+def test_no_embeddings_is_said(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model="base", input="hello")
+    assert caught.value.code == "unsupported_by_engine"

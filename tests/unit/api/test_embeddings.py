@@ -29,6 +29,11 @@ class TestEmbeddings:
     def test_every_field_of_the_sdk_is_in_the_table_and_no_other(self):
         assert set(EMBEDDINGS_FIELDS) == set(EmbeddingCreateParams.__annotations__) == set(EmbeddingsBody.model_fields)
 
+    def test_the_page_has_them_all(self):
+        page = (Path(__file__).parents[3] / "docs" / "responses.md").read_text()
+        for name, field in EMBEDDINGS_FIELDS.items():
+            assert f"| `{name}` | {field.use} | {field.reason} |" in page
+
     @pytest.mark.parametrize("model", ["base", "default"])
     async def test_the_engines_answer_is_passed_through(self, model):
         api = make_embedding_api()

@@ -263,6 +263,34 @@ async def test_a_client_that_goes_at_any_turn_leaves_nothing_behind(shape, watch
     assert outcomes - {Outcome.CANCELLED}
 
 
+@pytest.mark.parametrize("streams", [False, True])
+async def test_several_choices_are_cleaned_up_before_they_are_logged(streams, watched_at_once):
+    api = make_api("4")
+    begun, cleaned, seen = [], [], []
+    record = api.log.record
+
+    async def hang():
+        begun.append(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await take_turns()
+            cleaned.append(1)
+
+    async def note(episode):
+        seen.append(len(cleaned))
+        await record(episode)
+
+    api.engine._pause, api.log.record = hang, note
+    connection = api.connect({**BODY, "n": 3, "stream": streams})
+    running = asyncio.create_task(connection.run())
+    while len(begun) < 3:
+        await asyncio.sleep(0)
+    connection.leave()
+    await asyncio.wait_for(running, 5)
+    assert (seen, {episode.outcome for episode in api.log.episodes}) == ([3, 3, 3], {Outcome.CANCELLED})
+
+
 async def test_a_held_stream_that_breaks_while_it_is_alive_is_cancelled_too(watched_at_once):
     api = make_api(HANG)
     connection = api.connect(

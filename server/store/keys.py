@@ -21,6 +21,7 @@ SECRET_BYTES = 32
 PERIODS = ("total", "day", "month")
 BIGGEST_LIMIT = 2**31 - 1
 BIGGEST_BUDGET = 2**53 - 1  # what every client of JSON can still count to
+END_OF_TIME = 253_402_300_800.0  # the year 10000: what dates can say ends there
 NOTED_EVERY_S = 60.0
 """How old `last_used_at` may be before a later use is written."""
 
@@ -53,8 +54,8 @@ class KeyStore:
         """
         given, limits = check_scopes(role, scopes), limits or KeyLimits()
         check_limits(role, limits)
-        if expires_at is not None and expires_at <= time.time():
-            raise InvalidRequest("The key would have expired already.", param="expires_at")
+        if expires_at is not None and not time.time() < expires_at < END_OF_TIME:
+            raise InvalidRequest("A key expires after now and before the year 10000.", param="expires_at")
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         key = ApiKey(
             new_id("key"), name, digest_secret(secret), Role(role), given, tuple(dict.fromkeys(tasks)), limits,

@@ -154,4 +154,4 @@ class KeyBody(Body):
     tasks: list[str] = Field(default_factory=list)  # the only ones that it may use; none named: all
     limits: KeyLimitsBody = Field(default_factory=KeyLimitsBody)
     trains: bool = True
-    expires_at: float | None = None  # Unix seconds
+    expires_at: float | None = Field(None, allow_inf_nan=False)  # Unix seconds

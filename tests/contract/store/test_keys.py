@@ -58,6 +58,8 @@ async def test_a_role_begins_with_its_scopes(keys: KeyStore, role: str, scopes: 
         ({"limits": KeyLimits(budget_period="day")}, "limits.budget_period"),
         ({"role": "approver", "limits": KeyLimits(max_concurrent=1)}, "limits"),
         ({"expires_at": 1.0}, "expires_at"),
+        ({"expires_at": 1e12}, "expires_at"),
+        ({"expires_at": float("nan")}, "expires_at"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(keys: KeyStore, fields: dict, param: str) -> None:

@@ -214,6 +214,7 @@ def test_a_key_is_made_with_limits_tasks_and_an_end(api):
         ({"name": "k", "limits": {"max_concurrent": 0}}, "limits.max_concurrent", None),
         ({"name": "k", "limits": {"budget_period": "day"}}, "limits.budget_period", None),
         ({"name": "k", "expires_at": 1}, "expires_at", None),
+        ({"name": "k", "expires_at": float("inf")}, "expires_at", None),
         ({"name": ""}, "name", None),
     ],
 )

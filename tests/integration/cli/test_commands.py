@@ -103,7 +103,7 @@ def test_a_key_is_limited(folder: Path, capsys, monkeypatch):
     assert "1234" in run("keys", "list")
     for wrong, words in {
         "no task 'nope'": ["--task", "nope"],
-        "already": ["--expires", "2020-01-01"],
+        "expires after now": ["--expires", "2020-01-01"],
         "--expires wants": ["--expires", "tomorrow"],
         "client keys": ["--role", "viewer", "--scope", "pin_adapters"],
         "do not go together": ["--no-scopes", "--scope", "pin_adapters"],

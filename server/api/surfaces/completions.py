@@ -70,7 +70,7 @@ class CompletionsSurface:
 
 
 class CompletionsEvents:
-    """Implements `Events` with OpenAI's `text_completion` chunks; `mulligan` stands in the last one."""
+    """Implements `Events` with `text_completion` chunks; `mulligan` stands in the one that finishes and in the last."""
 
     def __init__(self, ask: Ask, episodes: Sequence[Episode]) -> None:
         self._ask, self._episodes = ask, episodes
@@ -116,9 +116,10 @@ class CompletionsEvents:
 
     def finish(self) -> bytes:
         """Frame what was kept, the usage where it was asked for, and what happened."""
+        ours = {"mulligan": render_mulligan(self._episodes)}
+        self._kept[-1] |= ours
         if self._ask.includes_usage:
-            self._kept.append({**self._head, "choices": [], "usage": render_usage(sum_usage(self._episodes))})
-        self._kept[-1]["mulligan"] = render_mulligan(self._episodes)
+            self._kept.append({**self._head, "choices": [], "usage": render_usage(sum_usage(self._episodes)), **ours})
         return b"".join(map(self._frame, self._kept)) + DONE
 
     def failure(self, error: MulliganError) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from server.api.errors import render_error
 from server.api.gathering import Gathering
-from server.api.render import render_mulligan, render_reasons
+from server.api.render import render_reasons
 from server.api.surfaces.base import Ask
 from server.api.surfaces.responses_items import Item, suffix_of, text_part
 from server.api.surfaces.responses_render import (
@@ -205,10 +206,9 @@ class ResponsesEvents:
 
     def failure(self, error: MulliganError) -> bytes:
         """Frame the failed response, and then the error as SDKs raise it."""
-        details = {"mulligan": render_mulligan((self._episode,)), **error.details}
         self._writer.emit("response.failed", response=render_failed(self._episode, self._echo, error))
         said = {"code": error.code, "message": error.message, "param": error.param}
-        self._writer.emit("error", **said, error={**said, "type": error.type}, mulligan=details["mulligan"])
+        self._writer.emit("error", **said, **render_error(error))
         return self._writer.take()
 
 

@@ -314,7 +314,7 @@ class TestVerification:
         api = make_api("5", "Hm.", "6")
         answer = await respond(api, verifiers=FOUR, retry={"on_failure": "error"})
         assert (answer.status, answer.error["code"]) == (422, "verification_failed")
-        assert [attempt["status"] for attempt in answer.json()["mulligan"]["attempts"]] == ["failed", "failed"]
+        assert [attempt["status"] for attempt in answer.error["mulligan"]["attempts"]] == ["failed", "failed"]
         response = "resp_" + api.logged.id.removeprefix("ep_")
         shown = (await api.get(f"/v1/responses/{response}")).json()
         assert (check(shown).status, shown["output"], shown["error"]["type"]) == ("failed", [], "verification_error")
@@ -452,6 +452,7 @@ class TestStreams:
         events = read_events(await respond(api, verifiers=FOUR, stream=True, stream_options=options, retry=retry))
         assert kinds_of(events)[-2:] == ["failed", "error"]
         assert events[-1].code == "verification_failed"
+        assert events[-1].model_extra["error"]["mulligan"]["outcome"] == "exhausted"
         assert events[-2].response.model_extra["mulligan"]["outcome"] == "exhausted"
 
 

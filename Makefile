@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo up test test-unit check format demo-model sglang-cpu bench bench-gateway bench-peers lock docs clean
+.PHONY: help demo up test test-unit check format demo-model sglang-cpu clients bench bench-gateway bench-peers lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -50,6 +50,9 @@ demo-model: $(STAMP) ## Make the demo model's weights anew (up to 60 minutes on 
 sglang-cpu: ## Install the real SGLang for CPU into its own environment, .venv-sglang
 	@PYTHON=$(PYTHON) bash tools/sglang-cpu.sh
 
+clients: $(STAMP) ## Install other people's clients of the API, which the end-to-end tests try
+	@PYTHON=$(PYTHON) bash tools/clients.sh
+
 bench: $(STAMP) ## Run the benchmarks; each prints a table of ratios within one run
 	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
@@ -59,12 +62,13 @@ bench-gateway: $(STAMP) ## What a request costs, beside other gateways; ARGS="--
 bench-peers: ## Install those other gateways into an environment of their own, .venv-bench
 	@PYTHON=$(PYTHON) bash tools/bench-peers.sh
 
-docs: $(STAMP) ## Write docs/cli.md, api.md and verifiers.md anew from the code
+docs: $(STAMP) ## Write docs/cli.md, api.md, openai-compatibility.md, verifiers.md and clients.md anew from the code
 	@PYTHONPATH=. $(BIN)/python tools/cli_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/reference_docs.py
+	@PYTHONPATH=. $(BIN)/python tools/client_docs.py
 
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	@PYTHON=$(PYTHON) bash tools/lock.sh
 
 clean: ## Remove environments and caches (data/ stays)
-	rm -rf $(VENV) .venv-sglang .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-sglang .venv-clients* tests/e2e/clients/node_modules .pytest_cache .ruff_cache .hypothesis

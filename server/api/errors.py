@@ -14,9 +14,12 @@ from server.errors import InvalidRequest, MulliganError, NotFound
 
 
 def render_error(error: MulliganError) -> dict[str, Any]:
-    """Render OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`, with our details beside it."""
+    """Render OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`, with our details in it.
+
+    In it, for that is what SDKs show of an error; what stands beside it they drop.
+    """
     envelope = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return {"error": envelope, **error.details}
+    return {"error": {**envelope, **error.details}}
 
 
 def error_headers(error: MulliganError) -> dict[str, str]:

@@ -5,6 +5,7 @@ open only if it stands in `PUBLIC`, compared whole. Pure ASGI: middleware of the
 away.
 """
 
+import asyncio
 from functools import partial
 
 import structlog
@@ -82,6 +83,10 @@ class Gate:
             _log.info("client_gone", path=scope["path"])
         except MulliganError as error:
             await send_error(send_with_id, error, [])
+        except asyncio.CancelledError:
+            if not started:  # the server is stopping; it would answer in plain text
+                await send_error(send_with_id, EngineUnavailable("The server is stopping. Try again shortly."), [])
+            raise
         except Exception:
             # Nobody is above to render what nobody foresaw; the server would answer in plain text.
             _log.exception("request_broke", method=scope["method"], path=scope["path"])

@@ -12,6 +12,7 @@ from server.orchestration.reflection import render_attempt
 from verifiers.base import Status
 
 Headers = list[tuple[bytes, bytes]]
+_MOST_WHY = 300
 
 
 def render_usage(usage: Usage) -> dict[str, int]:
@@ -98,7 +99,7 @@ def _render_choice(index: int, last: Attempt) -> dict[str, Any]:
 
 
 def render_chunks(episodes: Sequence[Episode], *, include_usage: bool) -> Iterator[dict[str, Any]]:
-    """Render verified answers as the chunks of a stream; `mulligan` stands in the last one."""
+    """Render verified answers as the chunks of a stream; `mulligan` stands in the one that finishes and in the last."""
     head, ours = _head(episodes, "chat.completion.chunk"), {"mulligan": render_mulligan(episodes)}
     for index, episode in enumerate(episodes):
         last = episode.attempts[-1]
@@ -106,7 +107,7 @@ def render_chunks(episodes: Sequence[Episode], *, include_usage: bool) -> Iterat
             yield {**head, "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}]}
         choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": last.finish_reason}
         end = {**head, "choices": [choice]}
-        yield end if include_usage or index < len(episodes) - 1 else end | ours
+        yield end if index < len(episodes) - 1 else end | ours
     if include_usage:
         yield {**render_usage_chunk(episodes), **ours}
 
@@ -172,10 +173,18 @@ def _refusal_of_one(episode: Episode) -> MulliganError | None:
         return None
     last = episode.attempts[-1]
     if episode.outcome is Outcome.EXHAUSTED and episode.retry.on_failure == "error":
-        return VerificationFailed(f"No answer passed in {len(episode.attempts)} attempt(s); see mulligan.attempts.")
+        tried = f"No answer passed in {len(episode.attempts)} attempt(s)"
+        return VerificationFailed(f"{tried}; the last one: {_say_why(last)}. See error.mulligan.")
     if last.status == Status.ABSTAINED and episode.retry.on_abstain == "error":
-        return VerificationAbstained("The answer could not be checked; see mulligan.attempts.")
+        return VerificationAbstained(f"The answer could not be checked: {_say_why(last)}. See error.mulligan.")
     return None
+
+
+def _say_why(last: Attempt) -> str:
+    """Word the verdicts on an answer: many clients show an error's message and nothing else of it."""
+    decisive = [verdict for verdict in last.verdicts if verdict.status == last.status]
+    said = "; ".join(f"{verdict.verifier}: {verdict.reason or verdict.status}" for verdict in decisive)
+    return (said if len(said) <= _MOST_WHY else said[:_MOST_WHY] + "...").rstrip(".")
 
 
 def render_verdict(verdict: LoggedVerdict) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from server.domain import (
 )
 from server.errors import InvalidRequest, NotFound
 from server.orchestration.selection import split_of
-from server.orchestration.verification import WHEN, VerifierSet, bind
+from server.orchestration.verification import NONE, WHEN, VerifierSet, bind
 from verifiers.base import InvalidArgs, InvalidVerifier
 from verifiers.registry import check_args, kinds
 
@@ -86,6 +86,8 @@ async def resolve_verifiers(request: ChatRequest, task: Task, key: ApiKey, conte
     if given is not None and len(given) > _MOST_VERIFIERS:
         raise InvalidRequest(f"At most {_MOST_VERIFIERS} verifiers are taken.", param="verifiers")
     if given is None:
+        if _choose_mode(request, task) is VerifyMode.OFF:
+            return NONE  # what is not checked lacks nothing
         snapshot = context.roster.snapshot
         if (bound := snapshot.bound.get(task.name)) is not None:
             return bound

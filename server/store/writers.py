@@ -36,7 +36,7 @@ class Writer(Protocol):
 class PostgresWriter:
     """Implements `Writer` on a connection of asyncpg."""
 
-    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     @classmethod

@@ -118,12 +118,16 @@ class ChatEvents:
         return frame_event(payload)
 
     def finish(self) -> bytes:
-        """Frame what was kept; `mulligan` stands in the last chunk."""
+        """Frame what was kept; `mulligan` stands in the last chunk, and in the one that finishes.
+
+        In both, for some clients make the chunk with the usage anew.
+        """
         if len(self._episodes) > 1 and self._ask.includes_usage:
             self._kept.append(_encode(render_usage_chunk(self._episodes)))
-        *kept, last = self._kept
         mulligan = b',"mulligan":' + _encode(render_mulligan(self._episodes)) + b"}"
-        return b"".join(map(frame_event, kept)) + frame_event(last.rstrip()[:-1] + mulligan) + DONE
+        for place in {len(self._kept) - 1, len(self._kept) - 1 - self._ask.includes_usage} - {-1}:
+            self._kept[place] = self._kept[place].rstrip()[:-1] + mulligan
+        return b"".join(map(frame_event, self._kept)) + DONE
 
     def failure(self, error: MulliganError) -> bytes:
         """Frame an error; there is no `[DONE]` after it."""

@@ -66,8 +66,8 @@ async def test_on_failure_error_is_a_422_with_the_verdicts():
     answer = await api.chat(verifiers=FOUR, retry={"on_failure": "error"})
     assert answer.status == 422
     assert (answer.error["code"], answer.error["type"]) == ("verification_failed", "verification_error")
-    assert [attempt["status"] for attempt in answer.json()["mulligan"]["attempts"]] == ["failed", "failed"]
-    assert answer.json()["usage"]["total_tokens"] == 12 * 3
+    assert [attempt["status"] for attempt in answer.error["mulligan"]["attempts"]] == ["failed", "failed"]
+    assert answer.error["usage"]["total_tokens"] == 12 * 3
     assert answer.headers["x-mulligan-outcome"] == "exhausted"
     assert api.logged.outcome is Outcome.EXHAUSTED
 

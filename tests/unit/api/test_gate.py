@@ -10,10 +10,11 @@ from structlog.testing import capture_logs
 from server.api import auth
 from server.api.auth import KNOWN_FOR_S, Keyring
 from server.api.gate import PUBLIC, SURFACES
-from server.domain import Role
+from server.domain import Outcome, Role
 from server.errors import StoreUnavailable, Unauthorized
 from tests.fixtures.api import ADMIN, make_api
 from tests.fixtures.asgi import ask
+from tests.fixtures.engines import HANG
 from tests.fixtures.stores import MemoryKeys
 
 
@@ -98,6 +99,20 @@ async def test_only_few_things_are_public():
     assert (await ask(API.gate, "GET", "/health")).json() == {"status": "ok"}
     paths = (await ask(API.gate, "GET", "/openapi.json")).json()["paths"]
     assert "/v1/rounds/{round_id}/cancel" in paths
+
+
+async def test_a_server_that_stops_says_so_in_the_envelope():
+    api = make_api(HANG)
+    connection = api.connect({"model": "default", "messages": [{"role": "user", "content": "?"}]})
+    serving = asyncio.create_task(connection.run())
+    while not api.engine.calls:
+        await asyncio.sleep(0)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert (connection.answer.status, connection.answer.error["code"]) == (503, "engine_unavailable")
+    assert connection.answer.headers["retry-after"]
+    assert api.logged.outcome is Outcome.CANCELLED
 
 
 async def test_unknown_paths_and_methods_have_the_envelope():

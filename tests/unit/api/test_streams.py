@@ -52,6 +52,7 @@ class TestLive:
         with_usage = await make_api("one").chat(stream=True, stream_options={"include_usage": True})
         assert with_usage.events[-1]["choices"] == []
         assert with_usage.events[-1]["usage"]["total_tokens"] == 12
+        assert with_usage.events[-1]["mulligan"] == with_usage.events[-2]["mulligan"]
         assert with_usage.events[-1]["mulligan"]["outcome"] == "unverified"
         assert with_usage.events[-2]["choices"][0]["finish_reason"] == "stop"
         without = await make_api("one").chat(stream=True)

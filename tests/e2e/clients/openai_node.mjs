@@ -60,6 +60,22 @@ assert.equal(whole.choices[0].message.content, "answer: 10*4-9");
 assert(whole.usage.total_tokens > 0);
 console.log(".stream():", whole.choices[0].message.content);
 
+// The same by `/v1/responses`, where a conversation goes on by `previous_response_id`.
+const { verifiers } = sum;
+const first = await client.responses.create({ model: "sums", input: sum.messages[0].content, temperature: 0, verifiers });
+assert.equal(first.output_text, "answer: 10*4-9");
+assert.equal(first.mulligan.outcome, "passed");
+const next = await client.responses.create({
+  model: "sums",
+  input: "And now?",
+  temperature: 0,
+  previous_response_id: first.id,
+  verifiers: [],
+});
+assert.equal(next.mulligan.outcome, "unverified");
+assert(next.usage.input_tokens > first.usage.total_tokens);
+console.log("responses:", first.output_text, "-", first.mulligan.outcome, "- then", next.mulligan.outcome);
+
 // Parse the arguments of a verified call.
 const bookTable = zodFunction({ name: "book_table", parameters: z.object({ city: z.string(), people: z.int() }) });
 const booking = await client.chat.completions.parse({

@@ -84,6 +84,14 @@ def stream(client: openai.OpenAI) -> None:
     assert (last.choices, last.mulligan["outcome"]) == ([], "exhausted"), last
     assert last.usage.total_tokens > 0, last
     print("stream:", last.mulligan["outcome"], "after", shown.splitlines()[:2])
+    try:
+        client.chat.completions.create(model="polite", messages=[SUM], temperature=0, stream=True)
+    except (
+        openai.UnprocessableEntityError
+    ) as error:  # nothing was sent yet, so it is the same error as without a stream
+        assert error.body["mulligan"]["outcome"] == "exhausted", error.body
+    else:
+        raise AssertionError("no answer says please, and yet one was streamed")
 
 
 def use_stream_helper(client: openai.OpenAI) -> None:

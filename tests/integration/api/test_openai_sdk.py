@@ -2,7 +2,21 @@
 
 import openai
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
+from pydantic import BaseModel
+
+
+class Sum(BaseModel):
+    """The shape of an answer."""
+
+    total: int
+
+
+class Add(BaseModel):
+    """The arguments of a tool."""
+
+    a: int
+    b: int
 
 
 def ask(text):
@@ -113,7 +127,7 @@ def test_an_unknown_model(client):
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-@pytest.mark.parametrize("fields", [{"extra_body": {"temprature": 1}}, {"n": 2}, {"modalities": ["audio"]}])
+@pytest.mark.parametrize("fields", [{"extra_body": {"temprature": 1}}, {"n": 99}, {"modalities": ["audio"]}])
 def test_a_bad_field(client, fields):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="sums", messages=ask("4"), **fields)
@@ -136,3 +150,87 @@ def test_an_error_in_a_stream(client, wire_engine):
     with pytest.raises(openai.APIError) as caught:
         list(stream)
     assert caught.value.code == "verification_failed"
+
+
+def test_several_choices_are_each_verified(client):
+    completion = client.chat.completions.create(model="sums", messages=ask("5 | Hm. | 4"), n=3)
+    assert [(one.index, one.message.content) for one in completion.choices] == [(0, "4"), (1, "4"), (2, "4")]
+    said = completion.model_extra["mulligan"]
+    assert [one["outcome"] for one in said["choices"]] == ["recovered"] * 3
+    parts = said["usage"].values()
+    assert completion.usage.total_tokens == sum(part["total_tokens"] for part in parts) == 3 * 36
+
+
+@pytest.mark.parametrize("model", ["sums", "base"])
+async def test_several_choices_stream_side_by_side(api, model):
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key=api.keys["client"], max_retries=0, timeout=20) as client:
+        stream = await client.chat.completions.create(
+            model=model, messages=ask("4 it is"), n=2, stream=True, stream_options={"include_usage": True}
+        )
+        texts, ids, usage = ["", ""], set(), None
+        async for chunk in stream:
+            ids.add(chunk.id)
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+    assert (texts, len(ids), usage.total_tokens) == (["4 it is", "4 it is"], 1, 2 * 14)
+
+
+def test_a_wrong_call_is_made_again_and_the_sdk_parses_the_right_one(client, wire_engine):
+    tool = pydantic_function_tool(Add, name="add")
+    verifier = {"kind": "function_call", "args": {"reference": {"name": "add", "arguments": {"a": 2, "b": 2}}}}
+    completion = client.chat.completions.parse(
+        model="default",
+        messages=ask('call add {"a": 2} | I forgot b. | call add {"a": 2, "b": 2}'),
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "add"}},
+        extra_body={"verifiers": [verifier]},
+    )
+    (call,) = completion.choices[0].message.tool_calls
+    assert call.function.parsed_arguments == Add(a=2, b=2)
+    assert completion.choices[0].finish_reason == "tool_calls"
+    assert completion.model_extra["mulligan"]["outcome"] == "recovered"
+    sent = wire_engine.requests[-1]
+    assert sent["tools"][0]["function"]["strict"] is True
+    assert sent["tool_choice"]["function"]["name"] == "add"
+
+
+def test_a_conversation_goes_on_with_what_the_sdk_was_given(client, wire_engine):
+    tool = pydantic_function_tool(Add, name="add")
+    messages = ask('call add {"a": 2, "b": 2}')
+    first = client.chat.completions.create(model="base", messages=messages, tools=[tool]).choices[0].message
+    messages += [first, {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "4"}]
+    client.chat.completions.create(model="base", messages=messages, tools=[tool])
+    dumped = first.model_dump()  # with every field that is null
+    client.chat.completions.create(model="base", messages=[*messages[:1], dumped, messages[2]], tools=[tool])
+    shown = [request["messages"][1] for request in wire_engine.requests[-2:]]
+    assert shown[0] == shown[1]
+    assert shown[0]["tool_calls"][0]["function"]["name"] == "add"
+
+
+def test_a_structured_answer_is_parsed_after_its_retry(client, wire_engine):
+    schema = {"kind": "json_schema", "config": {"schema": Sum.model_json_schema()}}
+    completion = client.chat.completions.parse(
+        model="default",
+        messages=ask('{"total": "four"} | It has to be a number. | {"total": 4}'),
+        response_format=Sum,
+        extra_body={"verifiers": [schema]},
+    )
+    assert completion.choices[0].message.parsed == Sum(total=4)
+    first, reflection, retry = wire_engine.requests[-3:]
+    assert first["response_format"] == retry["response_format"]
+    assert "response_format" not in reflection
+
+
+def test_a_task_may_ignore_what_nobody_knows(client, api):
+    made = {"name": "lax", "unknown_fields": "ignore"}
+    assert api.ask("POST", "/v1/tasks", made)[0] == 201
+    assert client.chat.completions.create(model="lax", messages=ask("4"), extra_body={"colour": "red"}).choices
+
+
+def test_a_base_url_without_v1_is_told_so(api):
+    with (
+        OpenAI(base_url=api.url, api_key=api.keys["client"], max_retries=0) as client,
+        pytest.raises(openai.NotFoundError, match="Did you mean /v1/chat/completions"),
+    ):
+        client.chat.completions.create(model="sums", messages=ask("4"))

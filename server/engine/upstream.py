@@ -44,11 +44,7 @@ class _Connection(asyncio.Protocol):
         self.closed = False
         self.head_done = self.complete = False
         self.idle_since = 0.0
-
-    @property
-    def status(self) -> int:
-        """The reply's status, once its head is there."""
-        return self._parser.get_status_code()
+        self.status = 0
 
     # what the event loop calls
 
@@ -87,6 +83,9 @@ class _Connection(asyncio.Protocol):
     # what the parser calls
 
     def on_message_begin(self) -> None:
+        if self.complete:  # a second reply, to nothing: the first one stands, and the connection is done with
+            self._surplus = True
+            self.abort()
         self._until_close = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -94,11 +93,14 @@ class _Connection(asyncio.Protocol):
             self._until_close = False
 
     def on_headers_complete(self) -> None:
-        if self._parser.get_status_code() >= 200:  # what is below is not the answer yet
-            self.head_done = True
+        status = self._parser.get_status_code()
+        if status >= 200 and not self._surplus:  # what is below is not the answer yet
+            self.status, self.head_done = status, True
             self._wake()
 
     def on_body(self, body: bytes) -> None:
+        if self._surplus:
+            return
         self.parts.append(body)
         self._body_bytes += len(body)
         self._waiting_bytes += len(body)
@@ -111,7 +113,7 @@ class _Connection(asyncio.Protocol):
             self._wake()
 
     def on_message_complete(self) -> None:
-        if not self.head_done:
+        if not self.head_done or self._surplus:
             return  # an interim reply
         self.complete = True
         self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it at once
@@ -123,7 +125,7 @@ class _Connection(asyncio.Protocol):
         """Send a request. `streams`: wake up at every part of the body, and not only at its end."""
         assert self._transport is not None
         self._streams = streams
-        self._until_close = self._keep_alive = False
+        self._until_close = self._keep_alive = self._surplus = False
         self._error = None
         self._head_bytes = self._body_bytes = self._waiting_bytes = 0
         self.parts.clear()
@@ -180,7 +182,7 @@ class _Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done() and (always or self._streams or self.complete):
             waiter.set_result(None)
 
-    _streams = _until_close = _keep_alive = False
+    _streams = _until_close = _keep_alive = _surplus = False
 
 
 class Upstream:

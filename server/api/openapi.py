@@ -25,7 +25,7 @@ _REF = "#/components/schemas/{name}"
 _ERROR = {
     "type": "object",
     "title": "Error",
-    "description": "OpenAI's envelope. Where verification failed, `mulligan` and `usage` stand beside it.",
+    "description": "OpenAI's envelope. Where verification failed, `mulligan` and `usage` stand in it.",
     "required": ["error"],
     "properties": {
         "error": {

@@ -5,15 +5,15 @@ from typing import Any
 
 import msgspec
 
-from server.api.auth import may_use_task
-from server.api.chat_request import decode_json, parse_chat
+from server.api.chat_request import ParsedChat, parse_chat
 from server.api.context import Context
 from server.api.gathering import Gathering
 from server.api.render import render_chunks, render_completion, render_mulligan, render_reasoning, render_usage_chunk
 from server.api.surfaces.base import Ask, Choice
+from server.api.surfaces.tolerance import check_tolerated, read_tolerantly
 from server.api.wire import DONE, frame_event, render_failure
-from server.domain import DEFAULT_TASK, ApiKey, Attempt, Episode, Reflection
-from server.errors import InvalidRequest, MulliganError
+from server.domain import ApiKey, Attempt, Episode, Reflection
+from server.errors import MulliganError
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -25,13 +25,11 @@ class ChatSurface:
     def read(self, body: bytes, context: Context) -> Ask:
         """Read a chat request. Raises: InvalidRequest, naming the field."""
         limits, images = context.settings.limits, context.settings.engine.images
-        refusal = None
-        try:
-            parsed = parse_chat(body, limits, images=images)
-        except InvalidRequest as error:
-            if not may_ignore(error, body, context):
-                raise
-            parsed, refusal = parse_chat(body, limits, images=images, ignore_unknown=True), error
+
+        def read(ignore_unknown: bool) -> ParsedChat:
+            return parse_chat(body, limits, images=images, ignore_unknown=ignore_unknown)
+
+        parsed, refusal = read_tolerantly(read, body, context)
         return Ask(parsed.request, fan_out(parsed.engine_body, parsed.logged, parsed.request.n or 1), refusal)
 
     async def extend(self, ask: Ask, key: ApiKey, context: Context) -> Ask:
@@ -39,8 +37,7 @@ class ChatSurface:
 
         Raises: InvalidRequest for unknown fields where the task that ignores them is none of this key's.
         """
-        if ask.original is not None and not may_use_task(key, name_task(ask.request.model, ask.request.task, context)):
-            raise ask.original
+        check_tolerated(ask.original, ask.request, key, context)
         return ask
 
     def render(self, ask: Ask, episodes: Sequence[Episode]) -> bytes:
@@ -50,22 +47,6 @@ class ChatSurface:
     def open_events(self, ask: Ask, episodes: Sequence[Episode]) -> "ChatEvents":
         """Begin a stream of chunks."""
         return ChatEvents(ask, episodes)
-
-
-def may_ignore(error: InvalidRequest, body: bytes, context: Context) -> bool:
-    """Say whether a request was refused for a field that its task wants to be ignored."""
-    if error.code != "unknown_field":
-        return False
-    fields = decode_json(body)
-    task = context.roster.snapshot.tasks.get(name_task(fields.get("model"), fields.get("task"), context))
-    return task is not None and task.unknown_fields == "ignore"
-
-
-def name_task(model: Any, task: Any, context: Context) -> str:
-    """Name the task that a request would be served under, if there is one of that name."""
-    if model == context.settings.engine.model_name:
-        return task if isinstance(task, str) else DEFAULT_TASK
-    return model.partition("@")[0] if isinstance(model, str) else ""
 
 
 def fan_out(body: dict[str, Any], logged: dict[str, Any], count: int) -> tuple[Choice, ...]:

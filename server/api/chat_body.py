@@ -7,6 +7,8 @@ is given: the log has the request as it was.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from server.api import chat_shapes as shapes
 from server.api.fields import NESTED, Use
 
@@ -20,6 +22,9 @@ def _sent_fields(shape: type) -> frozenset[str]:
 
 _MESSAGE_FIELDS = frozenset().union(*[_sent_fields(shape) for shape in _MESSAGES]) - {"refusal"}
 _CALL_FIELDS = _sent_fields(shapes.FunctionToolCall)
+_decode_arguments = msgspec.json.Decoder(dict[str, Any]).decode
+MALFORMED = "malformed_arguments"
+"""The name under which a model is shown arguments of its own that are no JSON object."""
 _PLAIN = frozenset({"role", "content"})
 _ROLES = {"developer": "system"}
 """Roles that templates of open models do not know, and drop silently."""
@@ -43,7 +48,7 @@ def _to_engine_message(message: Mapping[str, Any]) -> dict[str, Any]:
         content = [_to_engine_part(part) for part in content]
     sent["content"] = message.get("refusal") if content in (None, []) else content
     if sent.get("tool_calls"):
-        sent["tool_calls"] = [_only(call, _CALL_FIELDS) for call in sent["tool_calls"]]
+        sent["tool_calls"] = [_to_engine_call(call) for call in sent["tool_calls"]]
     else:
         sent.pop("tool_calls", None)
     return sent
@@ -58,6 +63,20 @@ def _to_engine_part(part: Mapping[str, Any]) -> dict[str, Any]:
     if image.get("detail") == "original":
         image["detail"] = "high"
     return {"type": "image_url", "image_url": image}
+
+
+def _to_engine_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a call of the history into one that engines take: they refuse arguments that are no JSON object.
+
+    OpenAI takes any string there, and a client that asks again shows the model just what it wrote.
+    """
+    sent = _only(call, _CALL_FIELDS)
+    arguments = sent["function"]["arguments"]
+    try:
+        _decode_arguments(arguments.strip() or "{}")
+    except msgspec.DecodeError:
+        arguments = msgspec.json.encode({MALFORMED: arguments}).decode()
+    return {**sent, "function": {**sent["function"], "arguments": arguments.strip() or "{}"}}
 
 
 def _only(fields: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

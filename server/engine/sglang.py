@@ -6,7 +6,7 @@ silently when it is named again, so names that were unloaded here are not sent a
 """
 
 import asyncio
-import uuid
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -81,7 +81,7 @@ class SGLangEngine:
             "input_ids": list(prompt_ids),
             "sampling_params": {**wire.NEUTRAL_SAMPLING, **wire.given(sampling)},
             "return_logprob": True,
-            "rid": uuid.uuid4().hex,
+            "rid": os.urandom(16).hex(),
         }
         if adapter:
             payload["lora_path"] = adapter
@@ -206,7 +206,7 @@ class SGLangEngine:
     def _payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
         self._check_adapter(adapter)
         model = f"{self._model_name}:{adapter}" if adapter else self._model_name
-        return {**wire.NEUTRAL_SAMPLING, **wire.given(body), "model": model, "rid": uuid.uuid4().hex}
+        return {**wire.NEUTRAL_SAMPLING, **wire.given(body), "model": model, "rid": os.urandom(16).hex()}
 
     def _text_payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
         payload = {"max_tokens": wire.TEXT_TOKENS, **self._payload(body, adapter)}

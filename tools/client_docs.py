@@ -21,6 +21,8 @@ CLIENTS = {
     "llm_cli.sh": ("llm", ("llm",)),
     "ai_sdk.mjs": ("Vercel AI SDK", ("ai", "@ai-sdk/openai-compatible")),
     "curl.sh": ("curl", ()),
+    "structured_output.py": ("Structured output", ("openai", "langchain-openai", "pydantic-ai-slim")),
+    "structured_instructor.py": ("Structured output with instructor", ("instructor",)),
 }
 _SDK_ERROR = '`openai.UnprocessableEntityError`, `error.body["mulligan"]`'
 SEEN = [
@@ -77,6 +79,9 @@ export MULLIGAN_BASE_URL=http://127.0.0.1:8000/v1
 eval "$(bash tests/e2e/clients/setup.sh)"
 .venv-clients/bin/python tests/e2e/clients/openai_python.py
 ```
+
+The last two scripts want SGLang (`make sglang-cpu`, `mulligan up --engine sglang`): a schema for the answer and a call
+that is forced need an engine with a grammar.
 
 `setup.sh` makes what the scripts ask for:
 """

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.harness import ROOT, Up, environment
 from tools.client_docs import CLIENTS, SCRIPTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NEWEST, OPENAI2 = ROOT / ".venv-clients" / "bin", ROOT / ".venv-clients-openai2" / "bin"
 STRICT = ("python", "-W", "error")
@@ -31,23 +31,45 @@ COMMANDS = {
     "vercel-ai-sdk": (NEWEST, ("node",), "ai_sdk.mjs"),
     "curl": (NEWEST, ("bash",), "curl.sh"),
 }
+WITH_GRAMMAR = {
+    "openai-python, langchain-openai, pydantic-ai": (NEWEST, STRICT, "structured_output.py"),
+    "instructor": (OPENAI2, STRICT, "structured_instructor.py"),
+}
+
+
+def miss(what: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI needs {what}")
+    pytest.skip(f"needs {what}")
 
 
 @pytest.fixture(scope="module")
 def installed() -> None:
     if (NEWEST / "node").exists() and OPENAI2.exists() and (SCRIPTS / "node_modules").exists():
         return
-    if os.environ.get("CI") == "true":
-        pytest.fail("CI needs the clients: run `make clients`")
-    pytest.skip("needs the clients: run `make clients`")
+    miss("the clients: run `make clients`")
 
 
 @pytest.fixture(scope="module")
 def variables(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server that `setup.sh` has prepared, as the scripts find it in their environment."""
-    up = Up(tmp_path_factory.mktemp("clients") / "data")
+    yield from serve(tmp_path_factory.mktemp("clients") / "data")
+
+
+@pytest.fixture(scope="module")
+def variables_of_sglang(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    python = ROOT / ".venv-sglang" / "bin" / "python"
+    if not python.exists():
+        miss("the real SGLang: run `make sglang-cpu`")
+    options = ["--engine", "sglang", "--model", str(ROOT / "demo" / "model")]
+    folder = tmp_path_factory.mktemp("clients-sglang") / "data"
+    yield from serve(folder, *options, MULLIGAN_ENGINE__SGLANG_PYTHON=str(python))
+
+
+def serve(folder: Path, *options: str, **more: str) -> Iterator[dict[str, str]]:
+    """Start a server and prepare it by `setup.sh`; give what the scripts find in their environment."""
+    up = Up(folder, *options, **more)
     try:
-        up.wait_ready()
+        up.wait_ready(timeout_s=300)
         here = environment(MULLIGAN_DATA_DIR=str(up.data_dir))
         here["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{here['PATH']}"
         done = subprocess.run(
@@ -63,19 +85,29 @@ def variables(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_every_client_of_the_page_is_tried():
-    assert {script for _, _, script in COMMANDS.values()} == set(CLIENTS)
+    assert {script for _, _, script in (*COMMANDS.values(), *WITH_GRAMMAR.values())} == set(CLIENTS)
 
 
 @pytest.mark.parametrize("client", COMMANDS)
 def test_the_client_does_its_job_and_sees_why_an_answer_failed(client: str, variables: dict[str, str], tmp_path: Path):
-    binaries, (program, *options), script = COMMANDS[client]
+    run_script(*COMMANDS[client], variables, tmp_path)
+
+
+@pytest.mark.sglang
+@pytest.mark.parametrize("client", WITH_GRAMMAR)
+def test_the_client_gets_structured_output(client: str, variables_of_sglang: dict[str, str], tmp_path: Path):
+    run_script(*WITH_GRAMMAR[client], variables_of_sglang, tmp_path)
+
+
+def run_script(binaries: Path, words: tuple[str, ...], script: str, variables: dict[str, str], folder: Path) -> None:
+    program, *options = words
     foreign = ("PYTHON", "OPENAI_", "NODE_", "LLM_")
     clean = {name: value for name, value in environment().items() if not name.startswith(foreign)}
     clean["PATH"] = f"{binaries}{os.pathsep}{clean['PATH']}"
     command = [str(binaries / program) if (binaries / program).exists() else program, *options, str(SCRIPTS / script)]
     done = subprocess.run(
         command,
-        cwd=tmp_path, env=clean | {"HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"} | variables,
+        cwd=folder, env=clean | {"HOME": str(folder), "NO_PROXY": "127.0.0.1"} | variables,
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{script}:\n{done.stdout}\n{done.stderr}"

@@ -1,0 +1,60 @@
+"""instructor as it is used most: `from_openai`, here with a schema for the answer, and its validation retries.
+
+That needs an engine with a grammar, so this server runs SGLang. See `instructor_client.py` for one without.
+"""
+
+import logging
+import os
+
+import instructor
+import openai
+from instructor.core import InstructorRetryException
+from pydantic import BaseModel, Field, field_validator
+
+logging.getLogger("instructor").setLevel(logging.CRITICAL)  # the failures below are wanted
+BOOKING = [{"role": "user", "content": "Book a table with 14 people in Riko."}]
+# A penalty keeps the demo model, which never saw such JSON, from filling the space between two values with blanks.
+SHAPED = {"temperature": 0, "max_tokens": 200, "frequency_penalty": 1}
+client = instructor.from_openai(
+    openai.OpenAI(base_url=os.environ["MULLIGAN_BASE_URL"], api_key=os.environ["MULLIGAN_API_KEY"]),
+    mode=instructor.Mode.JSON_SCHEMA,
+)
+outcomes, asked, refused = [], [], []
+client.on("completion:response", lambda completion: outcomes.append(completion.mulligan["outcome"]))
+client.on("completion:kwargs", lambda **request: asked.append(list(request["messages"])))
+
+
+class Table(BaseModel):
+    city: str
+    people: int = Field(ge=1, le=99)
+
+    @field_validator("city")
+    @classmethod
+    def refuse_once(cls, city: str) -> str:
+        if not refused:
+            refused.append(city)
+            raise ValueError("fully booked, choose another city")
+        return city
+
+
+CHECKED = {"verifiers": [{"kind": "json_schema", "config": {"schema": Table.model_json_schema()}}]}
+table = client.chat.completions.create(
+    model="default", messages=BOOKING, response_model=Table, max_retries=1, extra_body=CHECKED, **SHAPED
+)
+assert outcomes == ["passed", "passed"], outcomes
+assert len(refused) == 1, refused
+assert "fully booked" in str(asked[1]), asked
+assert table._raw_response.mulligan["outcome"] == "passed", table
+print(f"after {len(outcomes)} answers, which Mulligan passed: {table!r}")
+
+try:
+    client.chat.completions.create(
+        model="polite", messages=BOOKING, response_model=Table, max_retries=0, **SHAPED,
+        extra_body={"retry": {"max_retries": 0}},
+    )  # fmt: skip
+except InstructorRetryException as error:
+    cause = error.__cause__
+    assert isinstance(cause, openai.UnprocessableEntityError), cause
+    print(f"422 {cause.code}:", cause.body["mulligan"]["attempts"][-1]["reason"])
+else:
+    raise AssertionError("no answer says please, and yet one passed")

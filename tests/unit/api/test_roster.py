@@ -108,6 +108,7 @@ async def test_traffic_counts_down_after_errors():
         raise ZeroDivisionError
     assert traffic.in_flight() == {}
 
+
 async def test_the_default_task_is_made_once(roster, tasks):
     made = []
 

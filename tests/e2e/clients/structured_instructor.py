@@ -9,7 +9,7 @@ import os
 import instructor
 import openai
 from instructor.core import InstructorRetryException
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 logging.getLogger("instructor").setLevel(logging.CRITICAL)  # the failures below are wanted
 BOOKING = [{"role": "user", "content": "Book a table with 14 people in Riko."}]
@@ -46,6 +46,29 @@ assert len(refused) == 1, refused
 assert "fully booked" in str(asked[1]), asked
 assert table._raw_response.mulligan["outcome"] == "passed", table
 print(f"after {len(outcomes)} answers, which Mulligan passed: {table!r}")
+
+
+class book_table(BaseModel):  # the class's name is the tool's  # noqa: N801
+    city: str
+    people: int
+
+
+# The default mode forces a call. The demo model makes one whose arguments are no object, and so uses up every retry:
+# each answer was verified, and each failure went back to the model as the result of its call.
+tools = instructor.from_openai(client.client)
+try:
+    tools.chat.completions.create(
+        model="bookings", messages=BOOKING, response_model=book_table, max_retries=2, temperature=0, max_tokens=200,
+        extra_body={"retry": {"max_retries": 0}},
+    )  # fmt: skip
+except InstructorRetryException as error:
+    assert error.n_attempts == 3, error
+    assert all(isinstance(attempt.exception, ValidationError) for attempt in error.failed_attempts), error
+    verdicts = [attempt.completion.mulligan["attempts"][-1] for attempt in error.failed_attempts]
+    assert [verdict["verdict"] for verdict in verdicts] == ["failed"] * 3, verdicts
+    print("never valid:", verdicts[-1]["reason"])
+else:
+    raise AssertionError("the demo model learnt to book: show that in place of this")
 
 try:
     client.chat.completions.create(

@@ -79,7 +79,8 @@ class Verifier(Protocol):
     """A compiled verifier: immutable, safe to share between requests.
 
     `verify` returns `passed`, `failed` or `abstained`; it never raises for anything that an answer can contain.
-    It never blocks the event loop: work that may take longer than a millisecond is awaited elsewhere.
+    It never blocks the event loop: work that may take longer than a millisecond is awaited elsewhere. A verifier that
+    never awaits anything may say `never_waits = True`: it needs no time limit, which costs as much as a quick verdict.
     """
 
     async def verify(self, request: Request, answer: Answer, args: Mapping[str, Any]) -> Verdict:

@@ -37,6 +37,8 @@ _TIMES = {1: "once", 2: "twice"}
 class CountdownVerifier:
     """Compiled; `config` holds what arguments may leave out."""
 
+    never_waits = True
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._defaults = dict(config)
 

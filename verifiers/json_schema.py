@@ -17,6 +17,8 @@ class JsonSchemaVerifier:
     Raises: InvalidVerifier for a schema that is none.
     """
 
+    never_waits = True
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._fenced = bool(config.get("fenced", True))
         try:

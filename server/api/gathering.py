@@ -6,7 +6,7 @@ Called by `server.api.streams`. It must never change a chunk.
 from typing import Any
 
 from msgspec import DecodeError, Struct
-from msgspec.json import Decoder
+from msgspec.json import Decoder, encode
 
 from server.domain import Usage
 from server.engine.base import Completion
@@ -32,6 +32,8 @@ class _Chunk(Struct):
 
 
 _decode = Decoder(_Chunk).decode
+TOKEN_BYTES = 4
+"""How many bytes of text a token is taken to have, where nobody says."""
 
 
 class Gathering:
@@ -44,6 +46,7 @@ class Gathering:
         self._text_logprobs: dict[str, list[Any]] = {}  # those of a raw text come in columns
         self.finish_reason = ""
         self.usage = Usage()
+        self._pieces = 0
         self.carried = False
         """Whether the latest chunk held anything but the usage."""
 
@@ -74,11 +77,18 @@ class Gathering:
                 elif isinstance(value, str) and name != "role":
                     self._texts.setdefault(name, []).append(value)
         self.carried = bool(chunk.choices)
+        self._pieces += self.carried
 
     @property
     def begun(self) -> bool:
         """Whether anything of an answer has come."""
         return bool(self._texts or self._calls)
+
+    def estimate_usage(self, prompt_tokens: int) -> None:
+        """Guess what was used where the engine was cut off before it said so: every chunk is a token at least."""
+        if not self.usage.total_tokens:
+            written = len(encode([self._texts, self._calls])) // TOKEN_BYTES
+            self.usage = Usage(prompt_tokens, max(self._pieces, written))
 
     def completion(self) -> Completion:
         """Put the answer together, whole or as far as it has come."""

@@ -14,7 +14,7 @@ from server.api.render import refusal_of, sum_usage
 from server.api.resolution import make_episodes, resolve_target, resolve_verifiers
 from server.api.streams import answer_held, answer_live
 from server.api.surfaces.base import Ask, Surface
-from server.api.wire import Receive, Scope, Send, read_header, send_error, send_json
+from server.api.wire import Receive, Scope, Send, in_time, read_header, send_error, send_json
 from server.domain import ApiKey, VerifyMode
 from server.errors import MulliganError
 
@@ -67,7 +67,8 @@ async def _answer(exchange: Exchange) -> None:
             await answer_live(exchange)
     except MulliganError as error:
         begun = any(episode.attempts for episode in episodes)
-        await send_error(exchange.send, error, exchange.end_headers() if begun else exchange.start_headers())
+        headers = exchange.end_headers() if begun else exchange.start_headers()
+        await in_time(send_error(exchange.send, error, headers))
 
 
 async def answer_whole(exchange: Exchange) -> None:
@@ -76,7 +77,7 @@ async def answer_whole(exchange: Exchange) -> None:
     if (refusal := refusal_of(exchange.episodes)) is not None:
         raise refusal
     body = exchange.surface.render(exchange.ask, exchange.episodes)
-    await send_json(exchange.send, 200, body, exchange.end_headers())
+    await in_time(send_json(exchange.send, 200, body, exchange.end_headers()))
 
 
 def read_patience(scope: Scope, ask: Ask, context: Context) -> tuple[float, float]:

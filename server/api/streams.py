@@ -7,17 +7,19 @@ Both log the episodes before the last byte.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import partial
+from typing import Any
 
 from server.api.exchange import Exchange
-from server.api.gathering import Gathering
+from server.api.gathering import TOKEN_BYTES, Gathering
 from server.api.render import refusal_of
 from server.api.surfaces.base import Events
-from server.api.wire import EventStream
+from server.api.wire import ClientGone, EventStream
 from server.domain import Attempt, Outcome, Reflection, VerifyMode
 from server.errors import EngineBroken, EngineTimeout, MulliganError
 from server.orchestration.episode import judge, open_stream, read_outcome
+from server.orchestration.selection import read_text
 from server.orchestration.verification import VerifierSet
 
 
@@ -102,7 +104,7 @@ async def _relay(exchange: Exchange, stream: EventStream, events: Events, index:
             raise EngineBroken("The engine's stream ended before its answer did.")
         await _judge(exchange, index, gathering, started_at, started)
         episode.outcome = read_outcome(episode.attempts[-1])
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, ClientGone):
         episode.outcome = Outcome.CANCELLED
         raise
     except TimeoutError:
@@ -115,8 +117,18 @@ async def _relay(exchange: Exchange, stream: EventStream, events: Events, index:
     finally:
         await _close(chunks)
         if not episode.attempts and gathering.begun:  # what was sent before it broke off belongs into the log
+            gathering.estimate_usage(_guess_prompt_tokens(exchange.ask.choices[index].body))
             await _judge(exchange, index, gathering, started_at, started, broken_off=True)
         episode.duration_ms = (time.perf_counter() - started) * 1000
+
+
+def _guess_prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Guess how long a prompt is that the engine has not counted yet: by its text, images left out."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list):
+        return len(prompt)
+    texts = [prompt] if prompt is not None else [read_text(message.get("content")) for message in body["messages"]]
+    return sum(len(text.encode()) for text in texts) // TOKEN_BYTES
 
 
 async def _close(chunks: AsyncIterator[bytes]) -> None:

@@ -6,6 +6,8 @@ Nothing here knows what is answered.
 import asyncio
 import re
 from collections.abc import Coroutine
+from itertools import accumulate, count
+from operator import sub
 from typing import Any, TypeVar
 
 from server.api.errors import encode_error, error_headers
@@ -22,9 +24,12 @@ MAX_DEPTH = 100
 _HEADERS = "mulligan.headers"
 UNWATCHED_S = 0.2
 STALLED_S = 30.0
-"""How long a client that is there may take nothing at the end of its stream."""
+"""How long a client that is there may take nothing where an answer begins or ends."""
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Possessive, and a text without an end goes to the end: to look again from each quote in it would take for ever.
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\2\2\0\0")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -129,15 +134,24 @@ def refuse_deep(body: bytes) -> None:
     """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return  # the common case, at the speed of a search
-    depth = 0
-    for bracket in _BRACKETS.finditer(body):
-        text = bracket[0]
-        if text in (b"[", b"{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise InvalidRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
-        elif text in (b"]", b"}"):
-            depth -= 1
+    steps = _TEXTS.sub(b"", body).translate(_STEPS, _NO_BRACKETS)
+    depths = map(sub, accumulate(steps), count(1))  # each bracket adds 2 or 0, less the 1 that is counted for it
+    if max(depths, default=0) > MAX_DEPTH:
+        raise InvalidRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+
+
+async def in_time(sending: Coroutine[Any, Any, None]) -> None:
+    """Send what has no deadline of its own: room must not be held for ever for a client that reads nothing.
+
+    Before the first byte of an answer, too: a client may have left one on the same connection unread.
+
+    Raises: ClientGone.
+    """
+    try:
+        async with asyncio.timeout(STALLED_S):
+            await sending
+    except TimeoutError:
+        raise ClientGone from None
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:
@@ -175,7 +189,7 @@ class EventStream:
         self.started = False
 
     async def start(self, headers: Headers) -> None:
-        """Send the head of the response, if that was not done yet."""
+        """Send the head of the response, if that was not done yet. Raises: ClientGone, as `end`."""
         if self.started:
             return
         self.started = True
@@ -184,7 +198,7 @@ class EventStream:
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
+        await in_time(self._send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]}))
 
     async def send(self, events: bytes) -> None:
         """Send framed events, in one write."""
@@ -196,19 +210,12 @@ class EventStream:
 
     async def end(self, events: bytes) -> None:
         """Send the last events. Raises: ClientGone, where the client takes nothing any more."""
-        await self._send_last({"type": "http.response.body", "body": events, "more_body": False})
+        await in_time(self._send({"type": "http.response.body", "body": events, "more_body": False}))
 
     async def fail(self, events: bytes, error: MulliganError) -> None:
         """Send the last events, which tell an error. Servers skip what ASGI does not name; `replay` reads it.
 
         Raises: ClientGone, where the client takes nothing any more.
         """
-        await self._send_last({"type": "http.response.body", "body": events, "more_body": False, "error": error})
-
-    async def _send_last(self, message: dict[str, Any]) -> None:
-        """Send the last message; what came before has a deadline already, and a slot must not wait for ever."""
-        try:
-            async with asyncio.timeout(STALLED_S):
-                await self._send(message)
-        except TimeoutError:
-            raise ClientGone from None
+        last = {"type": "http.response.body", "body": events, "more_body": False, "error": error}
+        await in_time(self._send(last))

@@ -1,7 +1,8 @@
 import asyncio
 import json
 import re
-from contextlib import suppress
+import time
+from contextlib import nullcontext, suppress
 
 import pytest
 from fastapi.routing import APIRoute
@@ -10,8 +11,9 @@ from structlog.testing import capture_logs
 from server.api import auth
 from server.api.auth import KNOWN_FOR_S, Keyring
 from server.api.gate import PUBLIC, SURFACES
+from server.api.wire import refuse_deep
 from server.domain import Outcome, Role
-from server.errors import StoreUnavailable, Unauthorized
+from server.errors import InvalidRequest, StoreUnavailable, Unauthorized
 from tests.fixtures.api import ADMIN, make_api
 from tests.fixtures.asgi import ask
 from tests.fixtures.engines import HANG
@@ -300,6 +302,31 @@ async def test_json_that_is_nested_too_deep_is_refused_before_anything_reads_it(
     deep = b'{"model": "default", "prediction": ' + b"[" * 101 + b"]" * 101 + b"}"
     answer = await ask(make_api("4").gate, "POST", path, deep, key=ADMIN)
     assert (answer.status, "nested deeper" in answer.error["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "too_deep"),
+    [
+        (b"[" * 100 + b"]" * 100, False),
+        (b"[" * 101 + b"]" * 101, True),
+        (b'{"a":[' * 51 + b"]}" * 51, True),
+        (b"[],{}," * 100 + b"[" * 100, False),
+        (b'["' + b"[" * 200 + b'"]', False),
+        (b'["\\"' + b"[" * 200 + b'"]', False),
+        (b'["\\\\",' + b"[" * 100, True),
+        (b"[]" * 101 + b'"' + b"[" * 200, False),  # a text that never ends
+        (b"[]" * 101 + b"\\", False),
+    ],
+)
+def test_depth_counts_brackets_that_are_open_and_in_no_text(body, too_deep):
+    with pytest.raises(InvalidRequest) if too_deep else nullcontext():
+        refuse_deep(body)
+
+
+def test_a_text_without_an_end_is_not_looked_at_again_from_every_quote_in_it():
+    began = time.monotonic()
+    refuse_deep(b"[]" * 101 + b'"' + b'\\"' * 60_000)
+    assert time.monotonic() - began < 10  # it is milliseconds; it was more than a minute
 
 
 async def test_brackets_in_text_and_wide_json_are_not_depth():

@@ -8,6 +8,7 @@ import pytest
 from server.api import wire
 from server.api.wire import ClientGone, until_gone
 from server.domain import Binding, Outcome, Reflection, RetryPolicy, Task
+from server.errors import EngineBroken
 from server.orchestration.episode import judge
 from server.orchestration.reflection import Prompts
 from server.orchestration.retry import Budget
@@ -325,6 +326,46 @@ async def test_a_client_that_stays_and_reads_nothing_holds_its_room_only_to_the_
     assert {episode.outcome for episode in api.log.episodes} <= {Outcome.ERRORED, Outcome.CANCELLED}
     assert len(api.log.episodes) == fields.get("n", 1)
     assert await settle() == set()
+
+
+@pytest.mark.parametrize("line", ["4", EngineBroken("no answer")])
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"stream": True, "verifiers": FOUR}])
+async def test_a_client_that_left_an_earlier_answer_unread_holds_no_room_for_the_next(line, fields, monkeypatch):
+    monkeypatch.setattr(wire, "STALLED_S", 0.05)
+    api = make_api(line)
+    connection = api.connect({**BODY, **fields})
+    stalled = asyncio.Event()
+
+    async def stall(_message):
+        stalled.set()
+        await asyncio.Event().wait()  # the connection's buffers are full with the answer before
+
+    connection._send = stall
+    await asyncio.wait_for(connection.run(), 10)
+    assert stalled.is_set()
+    assert (api.traffic.running, api.traffic.in_flight(), connection.answer.status) == (0, {}, 0)
+    assert "ClientGone" not in api.logged.error
+    assert await settle() == set()
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [{"type": "function", "function": {"name": "add"}}]}])
+async def test_what_a_stream_gave_before_its_client_left_is_not_free(fields, watched_at_once):
+    answer = reply(calls=[{"name": "add", "arguments": "1" * 400}]) if fields else "one two three four five six"
+    api = make_api(answer)
+    connection = api.connect({**BODY, "messages": [{"role": "user", "content": "q" * 80}], "stream": True, **fields})
+    send, mark = connection._send, b"1111" if fields else b"five"
+
+    async def leave_late(message):
+        await send(message)
+        if mark in connection.answer.body:
+            connection.leave()
+            await asyncio.Event().wait()
+
+    connection._send = leave_late
+    await asyncio.wait_for(connection.run(), 10)
+    assert api.logged.outcome is Outcome.CANCELLED
+    assert api.logged.usage.prompt_tokens == 20
+    assert api.logged.usage.completion_tokens >= (50 if fields else 5)
 
 
 async def test_a_client_that_leaves_the_queue_runs_nothing(watched_at_once):

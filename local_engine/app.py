@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from local_engine.chat import complete_chat, read_chat, stream_chat
+from local_engine.chat import begin_chat, complete_chat, read_chat, stream_chat
 from local_engine.completions import complete_text, read_text, stream_text
 from local_engine.errors import DecodingFailed, Refused
 from local_engine.generation import generate
@@ -175,7 +175,7 @@ class App:
         if not request.asked.streams:
             await _send_json(send, 200, await complete_chat(request, service, connection))
             return
-        sequence = service.begin(request.prompt, request.adapter, request.sampling, request.asked)
+        sequence = await begin_chat(request, service)
         await _send_events(send, stream_chat(request, sequence, service, connection))
 
     async def _complete_text(self, body: dict[str, Any], service: Service, connection: Connection, send: _Send) -> None:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from local_engine.answer_shapes import read_choice, read_shape
 from local_engine.answers import StreamedText, build_meta_info, build_usage, read_finish
 from local_engine.errors import Refused
+from local_engine.grammars import GrammarSource
 from local_engine.prompts import read_tools, render_prompt
 from local_engine.sampling import OPENAI_FIELDS, Sampling, read_sampling
 from local_engine.sequences import Sequence
@@ -28,6 +30,7 @@ class ChatRequest:
     adapter: str
     prompt: list[int]
     sampling: Sampling
+    shape: GrammarSource | None
     parses_calls: bool
     asked: Asked
     logprobs: bool
@@ -46,8 +49,7 @@ def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
     streams = bool(body.get("stream"))
     if streams and (body.get("return_token_ids") or body.get("return_meta_info")):
         raise Refused("return_token_ids and return_meta_info are not supported with streaming.")
-    choice = body.get("tool_choice") or ("auto" if body.get("tools") else "none")
-    tools = read_tools(body.get("tools")) if choice != "none" else None
+    choice, tools = read_choice(body.get("tool_choice"), read_tools(body.get("tools")))
     given = {parameter: body[name] for name, parameter in OPENAI_FIELDS.items() if name in body}
     given["max_new_tokens"] = body.get("max_completion_tokens") or body.get("max_tokens")
     # With tools, marks like <tool_call> have to stay in the text even where they are special tokens.
@@ -58,12 +60,15 @@ def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
     prompt = body.get("input_ids")
     if prompt is None:
         template_kwargs = body.get("chat_template_kwargs") or {}
+        if choice == "required":  # as in SGLang: some templates say so to the model
+            template_kwargs = {"tool_choice": choice, **template_kwargs}
         prompt = render_prompt(service.base, body.get("messages"), tools, template_kwargs)
     return ChatRequest(
         model=str(body["model"]),
         adapter=adapter,
         prompt=prompt,
         sampling=read_sampling(given, service.base.vocabulary),
+        shape=read_shape(body, choice, tools),
         parses_calls=bool(tools),
         asked=Asked(
             id=body.get("rid"), streams=streams, logprobs=bool(body.get("logprobs")), top_logprobs=top_logprobs
@@ -76,18 +81,19 @@ def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
 
 
 def _refuse_unsupported(body: Mapping[str, Any]) -> None:
-    kind = (body.get("response_format") or {}).get("type", "text")
-    if kind != "text":
-        raise Refused(f"response_format {kind} needs a grammar, which this engine does not have.")
-    if body.get("tool_choice") not in (None, "auto", "none"):
-        raise Refused("tool_choice must be auto or none: this engine has no grammar to force a call with.")
     if body.get("continue_final_message"):
         raise Refused("continue_final_message is not supported.")
 
 
+async def begin_chat(request: ChatRequest, service: Service) -> Sequence:
+    """Build what the answer is forced into, and put the prompt into the decoder. Raises: Refused, DecodingFailed."""
+    grammar = await service.build_grammar(request.shape)
+    return service.begin(request.prompt, request.adapter, request.sampling, request.asked, grammar)
+
+
 async def complete_chat(request: ChatRequest, service: Service, client: Client) -> dict[str, Any]:
     """Answer with one whole completion."""
-    sequence = service.begin(request.prompt, request.adapter, request.sampling, request.asked)
+    sequence = await begin_chat(request, service)
     await service.finish(sequence, client)
     text = final_text(service.base.tokenizer, sequence)
     calls: list[dict[str, Any]] = []

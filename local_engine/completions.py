@@ -75,7 +75,7 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
     if body.get("best_of") not in (None, 1):
         raise Refused("best_of must be 1.")
     if (body.get("response_format") or {}).get("type", "text") != "text":
-        raise Refused("response_format needs a grammar, which this engine does not have.")
+        raise Refused("response_format is not supported here, only in chats.")
 
 
 def _read_prompt(prompt: Any, service: Service) -> tuple[list[int], str]:

@@ -129,6 +129,7 @@ class RunningBatch:
             [sequence.randomness for sequence in sequences],
             self._base.eos_ids,
             self._base.device,
+            grammars=[sequence.grammar for sequence in sequences],
         )
 
     def _draw(self, sequences: list[Sequence], hidden_ND: torch.Tensor, plan: SamplingPlan) -> list[Sequence]:
@@ -142,7 +143,10 @@ class RunningBatch:
             sequence.logprobs.append(logprob)
             if sequence.top_logprobs:
                 values, ids = logprobs_NV[row].topk(sequence.top_logprobs)
+                values.clamp_(min=torch.finfo(values.dtype).min)  # JSON has no infinity; SGLang does the same
                 sequence.tops.append(list(zip(values.tolist(), ids.tolist(), strict=True)))
+            if sequence.grammar is not None:
+                sequence.grammar.accept(token)
             finish = find_finish(sequence, token, self._base.eos_ids, self._base.tokenizer)
             if finish is not None:
                 sequence.finish = finish
@@ -177,8 +181,11 @@ def find_finish(
     sequence: Sequence, token: int, eos_ids: frozenset[int], tokenizer: PreTrainedTokenizerBase
 ) -> Finish | None:
     """Say whether this token, appended already, ends the sequence, and why."""
-    sampling = sequence.sampling
-    if not sampling.ignore_eos and (token in eos_ids or token in sampling.stop_token_ids):
+    sampling, grammar = sequence.sampling, sequence.grammar
+    if grammar is not None and grammar.failure is not None:
+        return Finish("error", grammar.failure)
+    ends = token in eos_ids and (not sampling.ignore_eos or (grammar is not None and grammar.complete))
+    if ends or (not sampling.ignore_eos and token in sampling.stop_token_ids):
         return Finish("stop", token)
     if sampling.stop:
         matched = find_stop(tokenizer, sequence.tokens, sampling)

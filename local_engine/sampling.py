@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from local_engine.errors import Refused
+from local_engine.grammars import Grammar
 
 OPENAI_FIELDS = {
     # field of the OpenAI APIs -> SGLang's sampling parameter
@@ -130,7 +131,7 @@ def _read_value(name: str, value: Any, vocabulary: int) -> Any:
     if name == "logit_bias":
         return _read_bias(value, vocabulary)
     if name in _UNSUPPORTED:
-        raise Refused(f"{name} needs a grammar, which this engine does not have.")
+        raise Refused(f"{name} is not supported: force a shape with response_format or tool_choice, in a chat.")
     readers = {"stop": _read_stop, "stop_token_ids": _read_token_ids}
     if name not in readers:
         raise Refused(f"unknown sampling parameter {name!r}")
@@ -182,6 +183,7 @@ class SamplingPlan:
 
     `samplings` are one per row (N). `streams` are a row's own random numbers, where it has a seed: drawn from in order,
     so that an answer is the same whatever company it decodes in. `eos_ids` are what `min_new_tokens` holds back.
+    `grammars` are what rows are forced into: only those rows pay for it.
     """
 
     def __init__(
@@ -190,9 +192,11 @@ class SamplingPlan:
         streams: Sequence[random.Random | None],
         eos_ids: frozenset[int],
         device: torch.device,
+        grammars: Sequence[Grammar | None] = (),
     ) -> None:
         self._eos_ids = sorted(eos_ids)
         self._streams = [(row, stream) for row, stream in enumerate(streams) if stream is not None]
+        self._forced = [(row, grammar) for row, grammar in enumerate(grammars) if grammar is not None]
         self._edited = [(row, sampling) for row, sampling in enumerate(samplings) if sampling.edits_logits]
         self._all_greedy = all(sampling.greedy for sampling in samplings)
         self._no_greedy = not any(sampling.greedy for sampling in samplings)
@@ -211,12 +215,15 @@ class SamplingPlan:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw one token a row; give back the tokens (N,) and all log-probabilities (N, V).
 
-        Log-probabilities are of the distribution at the row's temperature, before top-p, top-k and min-p cut it.
+        Log-probabilities are of the distribution at the row's temperature, before top-p, top-k and min-p cut it, and
+        among the tokens that the row's grammar allows.
         `histories` are the prompt and output ids of each row, read only where penalties ask for them.
         """
         logits_NV = logits_NV.float()
         for row, sampling in self._edited:
             self._edit(logits_NV[row], sampling, *histories[row])
+        for row, grammar in self._forced:
+            grammar.block(logits_NV[row])
         if self._divides:
             logits_NV = logits_NV / self._divisor_N1
         logprobs_NV = torch.log_softmax(logits_NV, dim=-1)

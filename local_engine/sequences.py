@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
+from local_engine.grammars import Grammar
 from local_engine.sampling import Sampling
 
 
@@ -31,6 +32,7 @@ class Sequence:
     streams: bool = False
     wants_logprobs: bool = False
     top_logprobs: int = 0
+    grammar: Grammar | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[list[tuple[float, int]]] = field(default_factory=list)

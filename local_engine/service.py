@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from local_engine.decoder import BASE, Decoder
 from local_engine.errors import DecodingFailed, Refused
+from local_engine.grammars import Grammar, GrammarBuilder, GrammarSource
 from local_engine.models import AdapterLimits, Base, fold_adapter
 from local_engine.sampling import Sampling
 from local_engine.sequences import Sequence
@@ -49,6 +50,7 @@ class Service:
         self.texts = TokenTexts(base.tokenizer)
         self.paths: dict[str, str] = {}  # of every adapter ever loaded; `adapters` says which are now
         self._limits = limits
+        self._grammars = GrammarBuilder(base.tokenizer, base.vocabulary, base.eos_ids)
         self._decoder = Decoder(base, max_running=max_running, max_adapters=max_adapters)
         self._in_flight: dict[str, Sequence] = {}
         self._loading = asyncio.Lock()
@@ -62,6 +64,7 @@ class Service:
     def stop(self) -> None:
         """End decoding."""
         self._decoder.stop()
+        self._grammars.stop()
 
     @property
     def adapters(self) -> dict[str, str]:
@@ -80,7 +83,13 @@ class Service:
             raise Refused(f"no model {model!r}: this engine serves {self.model_name!r} and its adapters.")
         return adapter or BASE
 
-    def begin(self, prompt: list[int], adapter: str, sampling: Sampling, asked: Asked) -> Sequence:
+    async def build_grammar(self, source: GrammarSource | None) -> Grammar | None:
+        """Build what an answer is forced into, if into anything. Raises: Refused."""
+        return await self._grammars.build(source) if source is not None else None
+
+    def begin(
+        self, prompt: list[int], adapter: str, sampling: Sampling, asked: Asked, grammar: Grammar | None = None
+    ) -> Sequence:
         """Put a prompt into the decoder.
 
         Raises: Refused where it does not fit, or the adapter is not loaded; DecodingFailed where the engine ends.
@@ -96,6 +105,7 @@ class Service:
             streams=asked.streams,
             wants_logprobs=asked.logprobs,
             top_logprobs=asked.top_logprobs,
+            grammar=grammar,
         )
         self._decoder.submit(sequence)
         self._in_flight[sequence.id] = sequence

@@ -1,41 +1,21 @@
 """The decoder and what the endpoints share: adapters that load, drain and make room; clients that go away."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from local_engine.chat import complete_chat, read_chat, stream_chat
 from local_engine.errors import Refused
 from local_engine.generation import generate
-from local_engine.models import AdapterLimits, Base
 from local_engine.sampling import Sampling
 from local_engine.service import Asked, Service
-from tests.fixtures.models import TARGETS, make_adapter
+from tests.fixtures.models import make_adapter
+from tests.integration.local_engine.conftest import Client
 
 HELLO = [{"role": "user", "content": "hi"}]
 BODY = {"model": "base", "messages": HELLO, "temperature": 0, "max_tokens": 8}
 LONG = Sampling(max_new_tokens=60, ignore_eos=True)
-
-
-class Client:
-    """A client that goes away when told to."""
-
-    def __init__(self) -> None:
-        self.left = asyncio.Event()
-
-    async def gone(self) -> None:
-        await self.left.wait()
-
-
-@pytest_asyncio.fixture
-async def service(base: Base) -> AsyncIterator[Service]:
-    limits = AdapterLimits(16, frozenset(TARGETS))
-    made = Service(base, model_name="base", limits=limits, max_running=4, max_adapters=2)
-    yield made
-    made.stop()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +104,7 @@ async def test_another_model_is_refused_and_not_served_by_the_base(service: Serv
         {"tools": [{"function": {}}]},
         {"tools": "f"},
         {"tool_choice": "required"},
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "structural_tag"}},
         {"top_logprobs": 21},
         {"stream": True, "return_token_ids": True},
         {"n": 2},

@@ -33,7 +33,7 @@ async def serve(
 
     Raises: MulliganError for what is wrong before an episode begins, ClientGone.
     """
-    ask = await surface.extend(surface.read(body, context), key, context)
+    ask = await surface.extend(surface.read(body, key, context), key, context)
     target = await resolve_target(ask.request, key, context)
     verify = await resolve_verifiers(ask.request, target.task, key, context)
     deadline_at, keep_alive_s = read_patience(scope, ask, context)

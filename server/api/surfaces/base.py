@@ -87,8 +87,8 @@ class Events(Protocol):
 class Surface(Protocol):
     """One of OpenAI's endpoints that generate."""
 
-    def read(self, body: bytes, context: Context) -> Ask:
-        """Read a request. Raises: InvalidRequest, naming the field."""
+    def read(self, body: bytes, key: ApiKey, context: Context) -> Ask:
+        """Read a request of a key. Raises: InvalidRequest, naming the field."""
         ...
 
     async def extend(self, ask: Ask, key: ApiKey, context: Context) -> Ask:

@@ -10,7 +10,7 @@ from server.api.context import Context
 from server.api.gathering import Gathering
 from server.api.render import render_chunks, render_completion, render_mulligan, render_reasoning, render_usage_chunk
 from server.api.surfaces.base import Ask, Choice
-from server.api.surfaces.tolerance import check_tolerated, read_tolerantly
+from server.api.surfaces.tolerance import read_tolerantly
 from server.api.wire import DONE, frame_event, render_failure
 from server.domain import ApiKey, Attempt, Episode, Reflection
 from server.errors import MulliganError
@@ -22,22 +22,18 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 class ChatSurface:
     """Implements `Surface` for chat completions."""
 
-    def read(self, body: bytes, context: Context) -> Ask:
+    def read(self, body: bytes, key: ApiKey, context: Context) -> Ask:
         """Read a chat request. Raises: InvalidRequest, naming the field."""
         limits, images = context.settings.limits, context.settings.engine.images
 
         def read(ignore_unknown: bool) -> ParsedChat:
             return parse_chat(body, limits, images=images, ignore_unknown=ignore_unknown)
 
-        parsed, refusal = read_tolerantly(read, body, context)
-        return Ask(parsed.request, fan_out(parsed.engine_body, parsed.logged, parsed.request.n or 1), refusal)
+        parsed = read_tolerantly(read, body, key, context)
+        return Ask(parsed.request, fan_out(parsed.engine_body, parsed.logged, parsed.request.n or 1))
 
     async def extend(self, ask: Ask, key: ApiKey, context: Context) -> Ask:
-        """Add nothing: a chat request is complete in itself.
-
-        Raises: InvalidRequest for unknown fields where the task that ignores them is none of this key's.
-        """
-        check_tolerated(ask.original, ask.request, key, context)
+        """Add nothing: a chat request is complete in itself."""
         return ask
 
     def render(self, ask: Ask, episodes: Sequence[Episode]) -> bytes:

@@ -1,7 +1,6 @@
 """`/v1/completions`: reads and renders OpenAI's raw text completions. See `server.api.surfaces.base`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from server.api.render import render_mulligan, render_usage, sum_usage
 from server.api.resolution import resolve_target, resolve_verifiers
 from server.api.surfaces.base import Ask
 from server.api.surfaces.completions_request import Wanted, read_completions
-from server.api.surfaces.tolerance import check_tolerated, read_tolerantly
+from server.api.surfaces.tolerance import read_tolerantly
 from server.api.wire import DONE, frame_event, render_failure
 from server.domain import ApiKey, Attempt, Episode, Reflection, VerifyMode
 from server.errors import InvalidRequest, MulliganError
@@ -21,31 +20,23 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    wanted: Wanted
-    refusal: InvalidRequest | None
-
-
 class CompletionsSurface:
     """Implements `Surface` for raw text completions."""
 
-    def read(self, body: bytes, context: Context) -> Ask:
+    def read(self, body: bytes, key: ApiKey, context: Context) -> Ask:
         """Read a request. Raises: InvalidRequest, naming the field."""
 
         def read(ignore_unknown: bool) -> Ask:
             return read_completions(body, context.settings, ignore_unknown=ignore_unknown)
 
-        ask, refusal = read_tolerantly(read, body, context)
-        return Ask(ask.request, ask.choices, _Read(ask.original, refusal))
+        return read_tolerantly(read, body, key, context)
 
     async def extend(self, ask: Ask, key: ApiKey, context: Context) -> Ask:
         """Refuse token ids where verifiers apply: neither they nor a reflection could read what was asked.
 
         Raises: InvalidRequest, and what names may raise.
         """
-        check_tolerated(ask.original.refusal, ask.request, key, context)
-        if ask.original.wanted.token_ids:
+        if ask.original.token_ids:
             task = (await resolve_target(ask.request, key, context)).task
             mode = VerifyMode(ask.request.verify) if ask.request.verify else task.verify
             if mode is not VerifyMode.OFF and await resolve_verifiers(ask.request, task, key, context):
@@ -55,7 +46,7 @@ class CompletionsSurface:
 
     def render(self, ask: Ask, episodes: Sequence[Episode]) -> bytes:
         """Render the whole completion."""
-        wanted: Wanted = ask.original.wanted
+        wanted: Wanted = ask.original
         choices = []
         for index, episode in enumerate(episodes):
             last = episode.attempts[-1]
@@ -75,7 +66,7 @@ class CompletionsEvents:
     def __init__(self, ask: Ask, episodes: Sequence[Episode]) -> None:
         self._ask, self._episodes = ask, episodes
         self._head = _head(episodes)
-        self._echoes = list(ask.original.wanted.echoes)
+        self._echoes = list(ask.original.echoes)
         self._written = [0] * len(episodes)  # characters of each choice, for `text_offset`
         self._kept: list[dict[str, Any]] = []
 

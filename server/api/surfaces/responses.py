@@ -18,7 +18,7 @@ from server.api.surfaces.responses_events import ResponsesEvents
 from server.api.surfaces.responses_items import Item, Message, answer_message, is_reference, to_items
 from server.api.surfaces.responses_render import failure_of, render_output, render_response
 from server.api.surfaces.responses_request import Draft, complete_draft, read_draft
-from server.api.surfaces.tolerance import check_tolerated, read_tolerantly
+from server.api.surfaces.tolerance import read_tolerantly
 from server.domain import ApiKey, Episode, Outcome
 from server.errors import InvalidRequest, NotFound
 from server.settings import Settings
@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 class ResponsesSurface:
     """Implements `Surface` for responses."""
 
-    def read(self, body: bytes, context: Context) -> Ask:
+    def read(self, body: bytes, key: ApiKey, context: Context) -> Ask:
         """Read a request; `extend` looks up what it refers to. Raises: InvalidRequest, naming the field."""
 
         def read(ignore_unknown: bool) -> Ask:
@@ -40,18 +40,16 @@ class ResponsesSurface:
             placeholder = ChatRequest(model=draft.request.model, messages=[], task=draft.chat.get("task"))
             return Ask(placeholder, (), draft)
 
-        ask, refusal = read_tolerantly(read, body, context)
-        return Ask(ask.request, ask.choices, (ask.original, refusal))
+        return read_tolerantly(read, body, key, context)
 
     async def extend(self, ask: Ask, key: ApiKey, context: Context) -> Ask:
         """Add the conversation so far, and the items that are referred to.
 
         Raises: NotFound, InvalidRequest, StoreUnavailable.
         """
-        draft, refusal = ask.original
-        check_tolerated(refusal, ask.request, key, context)
         if ask.choices:
             return ask
+        draft: Draft = ask.original
         before: Sequence[Message] = ()
         if (previous := draft.request.previous_response_id) is not None:
             before = _conversation(await _find_previous(previous, key, context))

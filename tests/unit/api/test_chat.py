@@ -485,5 +485,6 @@ class TestUnknownFields:
     async def test_a_key_without_the_task_learns_nothing_of_it(self, api):
         await api.roster.refresh()
         api.keys.put("mk-narrow", tasks=["strict"])
-        answers = [await api.chat(model, colour="red", key="mk-narrow") for model in ("lax", "nothing")]
-        assert [(answer.status, answer.error) for answer in answers] == [(400, answers[1].error)] * 2
+        for more in ({}, {"messages": []}, {"task": "lax"}, {"n": 0}):
+            answers = [await api.chat(model, colour="red", key="mk-narrow", **more) for model in ("lax", "nothing")]
+            assert [(answer.status, answer.error) for answer in answers] == [(400, answers[1].error)] * 2

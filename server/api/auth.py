@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from server.domain import ApiKey, Role, Task, VerifierVersion
+from server.domain import ApiKey, Role, Scope, Task, VerifierVersion
 from server.errors import Forbidden, StoreUnavailable, Unauthorized
 from server.store.keys import NOTED_EVERY_S
 
@@ -145,6 +145,11 @@ class Keyring:
 def may(key: ApiKey, scope: str) -> bool:
     """Say whether a key has a scope, by its role or given to it; an admin key has them all."""
     return key.role is Role.ADMIN or scope in SCOPES_OF_ROLE[key.role] or scope in key.scopes
+
+
+def may_read_configs(key: ApiKey) -> bool:
+    """Say whether a key may see what registered verifiers are made of: code, or what answers are compared with."""
+    return any(may(key, scope) for scope in (READ_ALL, Scope.REGISTER_VERIFIERS, Scope.REGISTER_CODE))
 
 
 def require_scope(key: ApiKey, *scopes: str) -> None:

@@ -8,12 +8,18 @@ import msgspec
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from server.api.auth import READ, READ_ALL, may
+from server.api.auth import READ, READ_ALL, may, may_read_configs
 from server.api.context import Rooms
 from server.api.render import render_usage
 from server.api.rest.access import Caller, needs
-from server.domain import Episode, Outcome
+from server.domain import ApiKey, Episode, Outcome
 from server.errors import NotFound
+
+PAGE_BYTES = 16 * 2**20
+"""How big a page may be before it ends."""
+
+AT_ONCE = 20
+"""How many episodes are read together."""
 
 router = APIRouter(prefix="/v1/episodes", tags=["episodes"], dependencies=[Depends(needs(READ))])
 
@@ -29,11 +35,25 @@ async def list_episodes(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: str | None = None,
 ) -> Response:
-    """List episodes, newest first, without token ids. `before` is the last id of the page before."""
+    """List episodes, newest first, without token ids. `before` is the last id of the page before.
+
+    A page ends early, with `has_more`, where its episodes are big: what clients send may be, and a page is in memory.
+    """
     owner = key if may(caller, READ_ALL) else caller.id
-    found = await rooms.episodes.list(task=task, outcome=outcome, key=owner, limit=limit + 1, before=before)
-    data = [render_episode(episode, tokens=False) for episode in found[:limit]]
-    return _respond({"object": "list", "data": data, "has_more": len(found) > limit})
+    data: list[msgspec.Raw] = []
+    length, has_more = 0, True
+    while has_more and len(data) < limit and length <= PAGE_BYTES:
+        wanted = min(AT_ONCE, limit - len(data))
+        found = await rooms.episodes.list(task=task, outcome=outcome, key=owner, limit=wanted + 1, before=before)
+        has_more = len(found) > wanted
+        for episode in found[:wanted]:
+            data.append(msgspec.Raw(msgspec.json.encode(render_episode(episode, caller, tokens=False))))
+            length += len(data[-1])
+            before = episode.id
+            if length > PAGE_BYTES:
+                has_more = has_more or episode is not found[:wanted][-1]
+                break
+    return _respond({"object": "list", "data": data, "has_more": has_more})
 
 
 @router.get("/{episode_id}")
@@ -42,12 +62,16 @@ async def show_episode(episode_id: str, rooms: Rooms, caller: Caller, *, tokens:
     episode = await rooms.episodes.get(episode_id)
     if episode is None or not (may(caller, READ_ALL) or episode.key == caller.id):
         raise NotFound(f"There is no episode {episode_id!r}.", code="episode_not_found")
-    return _respond(render_episode(episode, tokens=tokens))
+    return _respond(render_episode(episode, caller, tokens=tokens))
 
 
-def render_episode(episode: Episode, *, tokens: bool) -> dict[str, Any]:
-    """Render an episode as it is logged."""
+def render_episode(episode: Episode, caller: ApiKey, *, tokens: bool) -> dict[str, Any]:
+    """Render an episode as it is logged; of registered verifiers, what they are made of only for who may see that."""
     rendered = _render(episode)
+    if not may_read_configs(caller):
+        for binding in rendered["bindings"]:
+            if binding["name"]:
+                binding["config"] = None
     if not tokens:
         for reflection in rendered["reflections"]:
             for name in ("prompt_ids", "token_ids", "logprobs"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from server.api.auth import READ, READ_ALL, may, may_use_verifier, require_scope
+from server.api.auth import READ, may_read_configs, may_use_verifier, require_scope
 from server.api.context import Context, Rooms
 from server.api.render import render_verdict
 from server.api.resolution import bind_checked, runs_code
@@ -93,5 +93,5 @@ def _may_use(key: ApiKey, version: VerifierVersion, rooms: Context) -> bool:
 
 
 def _show(version: VerifierVersion, key: ApiKey) -> VerifierView:
-    shown = any(may(key, scope) for scope in (READ_ALL, *REGISTER))
-    return VerifierView(**{**asdict(version), "config": dict(version.config) if shown else None})
+    config = dict(version.config) if may_read_configs(key) else None
+    return VerifierView(**{**asdict(version), "config": config})

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select, update
 
 from server.api.gate import PUBLIC, SURFACES
+from server.api.rest import episodes
 from server.api.rest.application import build_rest
 from server.app import create_app
 from server.domain import Adapter, Event, Role, Scope, Task, TaskVerifier
@@ -286,6 +287,23 @@ async def test_lists_have_a_tenants_own_things_only(world):
 
 
 @pytest.mark.parametrize(
+    ("page_bytes", "at_once", "sizes"), [(0, 20, [1, 1, 1]), (10**9, 1, [2, 1]), (10**9, 2, [2, 1])]
+)
+async def test_a_page_of_big_episodes_ends_early_and_none_is_left_out(world, page_bytes, at_once, sizes, monkeypatch):
+    monkeypatch.setattr(episodes, "PAGE_BYTES", page_bytes)
+    monkeypatch.setattr(episodes, "AT_ONCE", at_once)
+    world.secrets["busy"], _ = await KeyStore(world.database).create("busy", tasks=["alpha"])
+    asked = [(await world.chat("busy", "alpha")).headers["x-mulligan-episode"] for _ in range(3)]
+    pages, before = [], ""
+    while not pages or pages[-1]["has_more"]:
+        answer = await ask(world.app, "GET", f"/v1/episodes?limit=2{before}", key=world.secrets["busy"])
+        pages.append(answer.json())
+        before = f"&before={pages[-1]['data'][-1]['id']}"
+    assert [len(page["data"]) for page in pages] == sizes
+    assert [one["id"] for page in pages for one in page["data"]] == asked[::-1]
+
+
+@pytest.mark.parametrize(
     ("fields", "status", "code"),
     [
         ({"model": "beta"}, 404, "model_not_found"),
@@ -350,6 +368,14 @@ async def test_a_plain_client_sees_verifiers_but_not_what_they_are_made_of(world
     world.secrets["plain"], _ = await KeyStore(world.database).create("plain", tasks=["alpha"])
     shown = await ask(world.app, "GET", "/v1/verifiers/alpha_rule", key=world.secrets["plain"])
     assert (shown.json()["name"], shown.json()["config"]) == ("alpha_rule", None)
+    inline = {"kind": "regex", "config": {"pattern": "4"}}
+    assert (await world.chat("plain", "alpha", verifiers=["alpha_rule", inline])).status == 200
+    (listed,) = (await ask(world.app, "GET", "/v1/episodes", key=world.secrets["plain"])).json()["data"]
+    one = await ask(world.app, "GET", f"/v1/episodes/{listed['id']}", key=world.secrets["plain"])
+    for episode in (listed, one.json()):
+        assert [binding["config"] for binding in episode["bindings"]] == [None, inline["config"]]
+    seen = await ask(world.app, "GET", f"/v1/episodes/{listed['id']}", key=world.secrets["viewer"])
+    assert seen.json()["bindings"][0]["config"]
 
 
 async def test_what_a_key_asks_that_opted_out_is_marked(world):

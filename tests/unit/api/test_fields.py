@@ -169,6 +169,7 @@ def test_harmless_values_of_refused_fields_pass():
         ({"n": 0}, "n"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"seed": 2**64}, "seed"),
+        ({"top_k": 2**31}, "top_k"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),

@@ -32,7 +32,7 @@ from server.api.wire import (
     send_error,
 )
 from server.domain import ApiKey, new_id
-from server.errors import EngineUnavailable, MulliganError
+from server.errors import EngineUnavailable, InvalidRequest, MulliganError
 
 SURFACES: dict[tuple[str, str], Surface] = {
     ("POST", "/v1/chat/completions"): ChatSurface(),
@@ -117,6 +117,8 @@ class Gate:
             await self._serve_rest(scope, key, body, receive, send)
 
     async def _serve_rest(self, scope: Scope, key: ApiKey, body: bytes, receive: Receive, send: Send) -> None:
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no name has it, and PostgreSQL breaks on it
+            raise InvalidRequest("The URL holds a U+0000, which stands in no name.")
         replayed = False
 
         async def replay() -> dict:

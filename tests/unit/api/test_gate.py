@@ -146,6 +146,12 @@ async def test_wrong_rest_bodies_are_400_and_name_the_field(body, param, code):
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
 
 
+@pytest.mark.parametrize("path", ["/v1/episodes/\0", "/v1/episodes?task=%00", "/v1/keys/a\0b"])
+async def test_a_url_with_what_no_name_holds_is_the_clients_mistake(path):
+    answer = await ask(API.gate, "GET", path, key=ADMIN)
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+
+
 async def test_a_rest_body_over_the_limit_is_413():
     api = make_api("4", limits={"body_max_bytes": 1024})
     answer = await ask(api.gate, "POST", "/v1/tasks", {"name": "x" * 2000}, key=ADMIN)

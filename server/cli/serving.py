@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 
 from server.app import create_app
+from server.cli.arrival import BoundedProtocol
 from server.cli.running import run_until_signal
 from server.errors import Conflict
 from server.logs import configure_logs
@@ -154,7 +155,7 @@ def _configure(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -205,8 +205,8 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def send_comment(self) -> None:
-        """Send a comment, which clients skip: it keeps the connection alive."""
-        await self.send(b": still at it\n\n")
+        """Send a comment, which clients skip: it keeps the connection alive. Raises: ClientGone, as `end`."""
+        await in_time(self.send(b": still at it\n\n"))
 
     async def end(self, events: bytes) -> None:
         """Send the last events. Raises: ClientGone, where the client takes nothing any more."""

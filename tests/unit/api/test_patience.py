@@ -348,6 +348,24 @@ async def test_a_client_that_left_an_earlier_answer_unread_holds_no_room_for_the
     assert await settle() == set()
 
 
+async def test_a_client_that_reads_no_signs_of_life_holds_no_room(monkeypatch):
+    monkeypatch.setattr(wire, "STALLED_S", 0.05)
+    api = make_api(HANG)
+    body = {**BODY, "stream": True, "verifiers": FOUR}
+    connection = api.connect(body, headers={"x-stainless-read-timeout": "0.02"})
+    send = connection._send
+
+    async def stall(message):
+        if b"still" in message.get("body", b""):
+            await asyncio.Event().wait()
+        await send(message)
+
+    connection._send = stall
+    await asyncio.wait_for(connection.run(), 10)
+    assert (api.traffic.running, api.engine.cancelled, api.logged.outcome) == (0, 1, Outcome.CANCELLED)
+    assert await settle() == set()
+
+
 @pytest.mark.parametrize("fields", [{}, {"tools": [{"type": "function", "function": {"name": "add"}}]}])
 async def test_what_a_stream_gave_before_its_client_left_is_not_free(fields, watched_at_once):
     answer = reply(calls=[{"name": "add", "arguments": "1" * 400}]) if fields else "one two three four five six"

@@ -13,12 +13,18 @@ HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n"
 OK = b"HTTP/1.1 204"
 
 
+bodies = []
+
+
 async def answer(scope, receive, send):
     message = await receive()
+    body = message.get("body", b"")
     while message.get("more_body"):
         message = await receive()
+        body += message.get("body", b"")
     if message["type"] == "http.disconnect":
         return
+    bodies.append(body)
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})
 
@@ -31,6 +37,7 @@ async def connection(monkeypatch):
     config = uvicorn.Config(answer, lifespan="off", log_config=None)
     config.load()
     state = uvicorn.server.ServerState()
+    bodies.clear()
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     _, protocol = await loop.connect_accepted_socket(lambda: BoundedProtocol(config, state, {}), theirs)
@@ -83,6 +90,32 @@ async def test_a_request_in_pieces_is_served_and_so_are_those_after_it(connectio
         got += await asyncio.wait_for(reader.read(1000), 10)
     assert protocol._timer is None
     assert not protocol.transport.is_closing()
+
+
+OFFER = b"upgrade: h2c\r\nconnection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+@pytest.mark.parametrize("cut", [1, len(HEAD), len(HEAD + OFFER) + 2, len(HEAD + OFFER) + 4, None])
+async def test_an_offer_of_another_protocol_is_declined_and_nothing_is_lost(connection, cut):
+    reader, writer, protocol = connection
+    request = HEAD + OFFER + b"\r\nabcd"
+    for piece in (request[:cut], request[cut:] if cut else b"", request, HEAD + b"\r\nabcd"):
+        writer.write(piece)
+        await asyncio.sleep(0.01)
+    got = b""
+    while got.count(OK) < 3:
+        got += await asyncio.wait_for(reader.read(1000), 10)
+    assert bodies == [b"abcd"] * 3
+    assert not protocol.transport.is_closing()
+
+
+async def test_offers_one_after_another_are_all_declined(connection):
+    reader, writer, _ = connection
+    writer.write((HEAD + OFFER + b"\r\nabcd") * 1100)  # more of them than calls could be nested
+    got = b""
+    while got.count(OK) < 1100:
+        got += await asyncio.wait_for(reader.read(2**16), 10)
+    assert len(bodies) == 1100
 
 
 async def test_who_is_paused_is_not_cut(connection):

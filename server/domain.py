@@ -227,10 +227,9 @@ class Episode:
     @property
     def usage(self) -> Usage:
         """All attempts and reflections together."""
-        total = Usage()
-        for part in (*self.attempts, *self.reflections):
-            total = total + part.usage
-        return total
+        if len(self.attempts) == 1 and not self.reflections:
+            return self.attempts[0].usage
+        return sum((part.usage for part in (*self.attempts, *self.reflections)), Usage())
 
 
 class AdapterStatus(StrEnum):

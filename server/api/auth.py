@@ -157,10 +157,18 @@ def require_scope(key: ApiKey, *scopes: str) -> None:
 
     Raises: Forbidden.
     """
-    if not any(may(key, scope) for scope in scopes):
-        wanted = " or ".join(repr(scope) for scope in scopes)
+    if not (may(key, scopes[0]) or any(may(key, scope) for scope in scopes[1:])):
         has = f"the role {str(key.role)!r}" + (f" and the scopes {', '.join(key.scopes)}" if key.scopes else "")
-        raise Forbidden(f"This needs the scope {wanted}; the key {key.name!r} has {has}.")
+        message = f"This needs {_name_need(scopes)}; the key {key.name!r} has {has}."
+        raise Forbidden(f"{message} A key is not changed: take another, which an admin makes.")
+
+
+def _name_need(scopes: tuple[str, ...]) -> str:
+    """Name scopes that can be given to a key, or else the roles that bring them: nobody can ask for those by scope."""
+    if given := [scope for scope in Scope if scope in scopes]:
+        return "the scope " + " or ".join(repr(str(scope)) for scope in given)
+    brings = [role for role, brought in SCOPES_OF_ROLE.items() if brought.intersection(scopes)]
+    return "the role " + " or ".join(repr(str(role)) for role in (*brings, Role.ADMIN))
 
 
 def may_use_task(key: ApiKey, task: str) -> bool:

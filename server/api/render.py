@@ -51,6 +51,8 @@ def _render_episode(episode: Episode) -> dict[str, Any]:
 
 def render_breakdown(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Render what the sum in `usage` is made of: the answers that are returned, what failed before, and reflections."""
+    if len(episodes) == len(episodes[0].attempts) == 1:  # as most requests are
+        return {"answer": render_usage(episodes[0].attempts[0].usage), **_NOTHING_ELSE}
     answers = failed = reflections = Usage()
     for episode in episodes:
         for attempt in episode.attempts[:-1]:
@@ -61,6 +63,9 @@ def render_breakdown(episodes: Sequence[Episode]) -> dict[str, Any]:
             reflections += reflection.usage
     parts = {"answer": answers, "failed_attempts": failed, "reflections": reflections}
     return {name: render_usage(usage) for name, usage in parts.items()}
+
+
+_NOTHING_ELSE = {"failed_attempts": render_usage(Usage()), "reflections": render_usage(Usage())}
 
 
 def sum_usage(episodes: Sequence[Episode]) -> Usage:
@@ -75,6 +80,8 @@ _FROM_WORST = (Outcome.ERRORED, Outcome.CANCELLED, Outcome.EXHAUSTED, Outcome.UN
 
 def worst_outcome(episodes: Sequence[Episode]) -> Outcome:
     """Read the outcome of a request with several choices: that of the choice which went worst."""
+    if len(episodes) == 1:
+        return episodes[0].outcome
     outcomes = {episode.outcome for episode in episodes}
     return next((outcome for outcome in _FROM_WORST if outcome in outcomes), Outcome.PASSED)
 

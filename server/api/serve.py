@@ -53,7 +53,8 @@ async def serve(
         finally:
             context.traffic.leave(count)
     finally:
-        admission.finish(sum_usage(episodes).total_tokens)
+        if admission is not NO_LIMITS:
+            admission.finish(sum_usage(episodes).total_tokens)
 
 
 async def _answer(exchange: Exchange) -> None:

@@ -7,8 +7,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from server.api.wire import Receive, until_gone
@@ -61,16 +60,9 @@ class Traffic:
         self._running -= count
         self._let_in()
 
-    @contextmanager
-    def counted(self, adapter: str, count: int) -> Iterator[None]:
+    def counted(self, adapter: str, count: int) -> "Counted":
         """Count episodes as long as they run. Enter in the same step, without an await, that chose the adapter."""
-        self._by_adapter[adapter] += count
-        try:
-            yield
-        finally:
-            self._by_adapter[adapter] -= count
-            if not self._by_adapter[adapter]:
-                del self._by_adapter[adapter]
+        return Counted(self._by_adapter, adapter, count)
 
     def in_flight(self) -> dict[str, int]:
         """Count the episodes by adapter; "" is the base model."""
@@ -114,3 +106,20 @@ class Traffic:
                 place.admitted.set_result(None)
             else:
                 return
+
+
+class Counted:
+    """Counts episodes of an adapter while its block runs."""
+
+    __slots__ = ("_adapter", "_by_adapter", "_count")
+
+    def __init__(self, by_adapter: Counter[str], adapter: str, count: int) -> None:
+        self._by_adapter, self._adapter, self._count = by_adapter, adapter, count
+
+    def __enter__(self) -> None:
+        self._by_adapter[self._adapter] += self._count
+
+    def __exit__(self, *_error: object) -> None:
+        self._by_adapter[self._adapter] -= self._count
+        if not self._by_adapter[self._adapter]:
+            del self._by_adapter[self._adapter]

@@ -53,19 +53,11 @@ class _Loop:
     budget: Budget
     progress: Progress | None
 
-    async def answer(self) -> None:
-        """Make the first attempt, which only the client's own deadline limits."""
-        first = await self._attempt(1, deadline_at=self.budget.deadline_at)
-        self.episode.attempts.append(first)
-        await self._tell(first)
-
     async def retry_while_failed(self) -> None:
         """Reflect and retry as long as the answer fails and the budgets allow it."""
         episode = self.episode
-        while (
-            episode.verify is VerifyMode.ENFORCE
-            and (failed := episode.attempts[-1]).status == Status.FAILED
-            and self.budget.allows_retry(failed, episode.usage, self.body)
+        while (failed := episode.attempts[-1]).status == Status.FAILED and self.budget.allows_retry(
+            failed, episode.usage, self.body
         ):
             try:
                 async with asyncio.timeout(self.budget.seconds_to_retry()):
@@ -74,7 +66,7 @@ class _Loop:
                     await self._tell(reflection)
                     if not self.budget.allows_attempt(failed, reflection, episode.usage, self.body):
                         return
-                    retried = await self._attempt(failed.number + 1, self._retry_messages(failed, reflection))
+                    retried = await self._retry(failed, reflection)
             except Exception as error:  # noqa: BLE001 -- the client has an answer: whatever broke the retry, it gets that
                 episode.error = f"retry {failed.number}: {type(error).__name__}: {error}".rstrip(": ")
                 _log.warning("retry_given_up", episode=episode.id, error=episode.error)
@@ -82,17 +74,11 @@ class _Loop:
             episode.attempts.append(retried)
             await self._tell(retried)
 
-    async def _attempt(
-        self, number: int, messages: Sequence[Message] | None = None, deadline_at: float | None = None
-    ) -> Attempt:
+    async def _retry(self, failed: Attempt, reflection: Reflection) -> Attempt:
+        messages, adapter = self._retry_messages(failed, reflection), self.episode.adapter
+        number = failed.number + 1
         return await attempt(
-            number,
-            self.body,
-            engine=self.engine,
-            adapter=self.episode.adapter,
-            verify=self.verify,
-            messages=messages,
-            deadline_at=deadline_at,
+            number, self.body, engine=self.engine, adapter=adapter, verify=self.verify, messages=messages
         )
 
     async def _reflect(self, failed: Attempt) -> Reflection:
@@ -126,12 +112,17 @@ async def run(
 
     Raises: the engine's errors where there is no answer at all; the episode is marked `errored` or `cancelled` then.
     """
-    started = time.perf_counter()
-    budget = Budget(episode.retry, Prompts(**episode.prompts), deadline_at)
-    loop = _Loop(episode, engine, verify if episode.verify is not VerifyMode.OFF else NONE, body, budget, progress)
+    started, started_at = time.perf_counter(), time.time()
+    verify = verify if episode.verify is not VerifyMode.OFF else NONE
     try:
-        await loop.answer()
-        await loop.retry_while_failed()
+        # Only the client's own deadline limits the first attempt.
+        first = await attempt(1, body, engine=engine, adapter=episode.adapter, verify=verify, deadline_at=deadline_at)
+        episode.attempts.append(first)
+        if progress is not None:
+            await progress(first)
+        if first.status == Status.FAILED and episode.verify is VerifyMode.ENFORCE:
+            budget = Budget(episode.retry, Prompts(**episode.prompts), deadline_at, started_at)
+            await _Loop(episode, engine, verify, body, budget, progress).retry_while_failed()
     except asyncio.CancelledError:
         episode.outcome = Outcome.CANCELLED
         raise

@@ -57,11 +57,20 @@ def explain_validation(errors: list[Mapping[str, Any]]) -> InvalidRequest:
     return InvalidRequest(f"{path}: {first['msg']}" if path else first["msg"], param=path or None)
 
 
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(path)))
+
+
 def suggest_path(path: str, known: Iterable[str]) -> str | None:
     """Find the path that a client meant: SDKs whose base URL lacks `/v1`, or has it twice, ask beside it."""
     meant = ["/v1" + path, path.removeprefix("/v1"), path.rstrip("/"), "/v1" + path.rstrip("/")]
-    patterns = [re.compile(re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(one))) for one in known]
+    patterns = [_pattern(one) for one in known]
     return next((one for one in meant if one != path and any(each.fullmatch(one) for each in patterns)), None)
+
+
+def _methods_of(request: Request) -> list[str]:
+    paths = request.app.openapi()["paths"]
+    return sorted({verb.upper() for one in paths for verb in paths[one] if _pattern(one).fullmatch(request.url.path)})
 
 
 def _from_http(request: Request, error: HTTPException) -> MulliganError:
@@ -69,7 +78,10 @@ def _from_http(request: Request, error: HTTPException) -> MulliganError:
         hint = suggest_path(request.url.path, request.app.openapi()["paths"])
         meant = f" Did you mean {hint}?" if hint else " The OpenAPI document at /openapi.json has all that there are."
         return NotFound(f"There is no path {request.url.path[:200]}.{meant}", code="unknown_url")
-    made = MulliganError(str(error.detail), code="method_not_allowed" if error.status_code == 405 else None)
+    message = str(error.detail)
+    if error.status_code == 405 and (allowed := ", ".join(_methods_of(request))):
+        message = f"{request.method} {request.url.path[:200]} is not allowed: there is {allowed}."
+    made = MulliganError(message, code="method_not_allowed" if error.status_code == 405 else None)
     made.status, made.type = error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error"
     return made
 

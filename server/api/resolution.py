@@ -124,7 +124,11 @@ async def bind_checked(bindings: tuple[Binding, ...], param: str = "verifiers") 
         try:
             check_args(binding.kind, binding.config, binding.args)
         except InvalidArgs as error:
-            message = f"{binding.pin} cannot check with these args: {error.message}"
+            known_as = {"name": binding.name} if binding.name else {"kind": binding.kind}
+            shape = msgspec.json.encode({**known_as, "args": {}}).decode()
+            message = (
+                f"{binding.pin} cannot check with these args: {error.message}. Verifiers are given them as {shape}."
+            )
             raise InvalidRequest(message, param=f"{param}[{index}].args{_dotted(error.where)}") from None
     return verify
 
@@ -266,7 +270,8 @@ async def _resolve_registered(entry: RequestVerifier, param: str, task: Task, ke
     version = await context.roster.find_verifier(entry.name, pin.version if pin else entry.version)
     if version is None or not may_use_verifier(key, version, context.roster.snapshot.tasks):
         wanted = f"{entry.name}@{entry.version}" if entry.version else entry.name
-        raise InvalidRequest(f"There is no verifier {wanted!r}.", param=param, code="verifier_not_found")
+        message = f"There is no verifier {wanted!r}: GET /v1/verifiers lists what there is."
+        raise InvalidRequest(message, param=param, code="verifier_not_found")
     args = {**(pin.args if pin else {}), **(entry.args or {})}
     when = entry.when if entry.when is not None else (pin.when if pin else {})
     return make_binding(version, args, when)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Depends, Request
 
 from server.api.auth import INFERENCE, READ
+from server.api.errors import suggest_path
 from server.api.rest.access import needs
 from server.errors import NotFound
 
@@ -57,6 +58,8 @@ router = APIRouter(dependencies=[Depends(needs(INFERENCE, READ))], include_in_sc
 async def refuse_endpoint(request: Request) -> None:
     """Refuse one of OpenAI's endpoints by name. Raises: NotFound."""
     path = request.url.path
+    if path.endswith("/") and (meant := suggest_path(path, request.app.openapi()["paths"])):
+        raise NotFound(f"There is no path {path[:200]}. Did you mean {meant}?", code="unknown_url")
     reason = next(reason for start, reason in REFUSED.items() if path == start or path.startswith(start + "/"))
     message = f"{request.method} {path[:200]} is not supported: {reason}."
     raise NotFound(message, code="unsupported_endpoint")

@@ -232,12 +232,18 @@ class TestVerifiers:
         assert (answer.status, answer.error["param"]) == (400, param)
         assert api.engine.calls == []
 
+    async def test_missing_args_are_told_their_place(self, api):
+        answer = await api.chat(verifiers=[{"kind": "countdown"}])
+        assert (answer.status, answer.error["param"]) == (400, "verifiers[0].args.numbers")
+        assert answer.error["message"].endswith('Verifiers are given them as {"kind":"countdown","args":{}}.')
+
     async def test_inline_code_needs_a_scope_even_nested(self, api):
         code = {"kind": "python", "config": {"code": "def verify(request, answer, args):\n    return True\n"}}
         nested = {"kind": "all_of", "config": {"verifiers": [FOUR[0], code]}}
         for entry in (code, nested):
             answer = await api.chat(verifiers=[entry])
             assert (answer.status, answer.error["code"]) == (403, "insufficient_scope")
+            assert answer.error["message"].startswith("This needs the scope 'register_code'; the key ")
 
     async def test_a_task_whose_verifier_is_gone_is_refused(self, api):
         api.tasks.put(Task("broken", verifiers=(TaskVerifier("ghost", 1),)))
@@ -441,6 +447,7 @@ async def test_inference_needs_its_scope():
     api.keys.put("mk-other", "viewer")
     answer = await api.chat(key="mk-other")
     assert (answer.status, answer.error["code"]) == (403, "insufficient_scope")
+    assert answer.error["message"].startswith("This needs the role 'client' or 'admin'; the key ")
 
 
 async def test_a_request_brings_few_and_small_verifiers_along():

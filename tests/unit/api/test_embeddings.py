@@ -154,6 +154,12 @@ class TestRefused:
         answer = await ask(API.gate, method, path, key=ADMIN)
         assert (answer.status, answer.error["code"]) == (404, "unsupported_endpoint")
 
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+    async def test_a_slash_too_many_is_told_the_path_that_was_meant(self, path):
+        answer = await ask(API.gate, "POST", path + "/", {}, key=ADMIN)
+        assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+        assert answer.error["message"].endswith(f"Did you mean {path}?")
+
     @pytest.mark.parametrize("path", ["/v1/filesystem", "/v1/nothing", "/v1/files2/x"])
     async def test_what_only_begins_alike_is_an_unknown_path(self, path):
         answer = await ask(API.gate, "GET", path, key=ADMIN)

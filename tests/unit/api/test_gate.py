@@ -127,6 +127,7 @@ async def test_unknown_paths_and_methods_have_the_envelope():
     wrong = await ask(API.gate, "PUT", "/v1/tasks", {}, key=ADMIN)
     assert (wrong.status, wrong.error["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"]
+    assert wrong.error["message"] == "PUT /v1/tasks is not allowed: there is GET, POST."
 
 
 @pytest.mark.parametrize(

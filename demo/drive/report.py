@@ -56,7 +56,7 @@ def _describe_task(result: TaskResult, seed: int) -> dict[str, Any]:
 
 
 def _describe_round(result: TaskResult, row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "number", "state", "reason", "adapter", "steps_done", "report")
+    names = ("id", "number", "state", "reason", "adapter", "steps_done", "steps_total", "report")
     rewards = [step["metrics"]["reward"] for step in row.get("steps") or [] if "reward" in step["metrics"]]
     kept = {name: row.get(name) for name in names}
     return {"task": result.task.name, **kept, "rewards": rewards, "seconds": round(row["seconds"], 1)}
@@ -82,6 +82,10 @@ def print_report(console: Console, figures: Mapping[str, Any]) -> None:
     console.print(f"Wall time {figures['seconds']:.0f} s: {phases}", soft_wrap=True)
 
 
+_GATED = ("promoted", "inconclusive", "regressed")
+"""How a round ends that trained as long as it might."""
+
+
 def _print_rounds(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     table = _table("Rounds")
     for title in ("round", "ended", "adapter", "reward", "seconds"):
@@ -93,6 +97,9 @@ def _print_rounds(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
     for row in rows:
         console.print(f"{row['task']} {row['number']}: {row['reason']}", soft_wrap=True, markup=False, style="dim")
+        if row["state"] in _GATED and (row["steps_done"] or 0) < (row.get("steps_total") or 0):
+            short = f"only {row['steps_done']} of {row['steps_total']} steps fitted into its time on this machine"
+            console.print(f"{row['task']} {row['number']}: {short}", soft_wrap=True, markup=False)
 
 
 def _table(title: str) -> Table:

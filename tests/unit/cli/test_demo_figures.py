@@ -108,6 +108,7 @@ def test_the_table_shows_what_the_json_holds():
     assert "countdown 1: better" in text
     assert "countdown@1" in text
     assert "0.10 to 0.30" in text
+    assert "steps fitted" not in text
     assert "…" not in text
     assert "start 3 s, countdown before 2 s" in text
 
@@ -141,3 +142,14 @@ def test_tasks_are_chosen_by_name():
     assert [task.name for task in choose_tasks("countdown")] == ["countdown"]
     with pytest.raises(ValueError, match="choose one of countdown, function_call, both"):
         choose_tasks("chess")
+
+
+@pytest.mark.parametrize(
+    ("state", "total", "shown"), [("promoted", 6, True), ("promoted", 2, False), ("failed", 6, False)]
+)
+def test_a_round_that_time_cut_short_is_told(state, total, shown):
+    out = io.StringIO()
+    result = a_result()
+    result.rounds = [a_round(state) | {"steps_total": total}]
+    print_report(Console(file=out, width=80), build_figures([result], {"start": 3.0}, seed=7))
+    assert ("countdown 1: only 2 of 6 steps fitted into its time on this machine" in out.getvalue()) is shown

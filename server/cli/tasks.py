@@ -74,7 +74,8 @@ NewFailures = Annotated[
 IntervalS = Annotated[float | None, typer.Option("--interval-s", min=1, help="Start a round so often.")]
 PromotionOption = Annotated[Promotion | None, typer.Option(help="auto: the gate promotes; approve: a human does.")]
 TrainingOptions = Annotated[
-    list[str] | None, typer.Option("--option", help="KEY=VALUE of the trainer, e.g. steps=8. May be repeated.")
+    list[str] | None,
+    typer.Option("--option", help="KEY=VALUE of the trainer, e.g. steps=8; KEY= drops one. May be repeated."),
 ]
 UnknownFieldsOption = Annotated[
     UnknownFields | None, typer.Option(help="What becomes of request fields that nobody knows.")
@@ -198,7 +199,8 @@ async def _apply(database: Database, task: Task, given: Mapping[str, Any]) -> Ta
     training_names = ("train_on_new_failures", "interval_s", "promotion")
     training: TrainingPolicy = replace(task.training, **{name: said[name] for name in training_names if name in said})
     if "option" in said:
-        training = replace(training, options={**training.options, **parse_pairs(said["option"], "--option")})
+        options = {**training.options, **parse_pairs(said["option"], "--option")}
+        training = replace(training, options={name: value for name, value in options.items() if value != ""})
     words = {"reflect": said.get("reflect_prompt"), "retry": said.get("retry_prompt")}
     return replace(
         task,

@@ -154,6 +154,7 @@ def test_tasks_are_created_shown_and_changed(folder: Path, capsys, monkeypatch):
     assert changed["verify"] == "observe"
     assert changed["training"]["options"] == {"steps": 4, "learning_rate": 1e-4}
     assert changed["verifiers"] == task["verifiers"]
+    assert run_json("tasks", "update", "sql", "--option", "steps=")["training"]["options"] == {"learning_rate": 1e-4}
     assert "sql@1" in run("tasks", "show", "sql")
     assert [one["name"] for one in run_json("tasks", "list")] == ["sql"]
     assert "no verifier 'nope@3'" in fail(capsys, monkeypatch, "tasks", "create", "x", "--verifier", "nope@3")

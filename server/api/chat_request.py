@@ -66,7 +66,7 @@ class ChatRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
-    logit_bias: dict[_TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[_TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     max_completion_tokens: _Count | None = None
     max_tokens: _Count | None = None
     stop: _Text | Annotated[list[_Text], Meta(max_length=4)] | None = None

@@ -57,7 +57,9 @@ FIELDS: Mapping[str, Field] = {
     "top_p": Field(Use.ENGINE, "attempts and retries; reflections always at 1"),
     "frequency_penalty": Field(Use.ENGINE, "attempts and retries; reflections without"),
     "presence_penalty": Field(Use.ENGINE, "attempts and retries; reflections without"),
-    "logit_bias": Field(Use.ENGINE, "from -100 to 100 by token id; attempts and retries; reflections without"),
+    "logit_bias": Field(
+        Use.ENGINE, "from -100 to 100 by token id, 1,024 of them at most; attempts and retries; reflections without"
+    ),
     "max_completion_tokens": Field(Use.ENGINE, "a limit of each attempt by itself"),
     "max_tokens": Field(Use.ENGINE, "the old name of max_completion_tokens, which wins where both are given"),
     "stop": Field(Use.ENGINE, "at most 4; each attempt and retry ends there by itself; reflections do not"),

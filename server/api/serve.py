@@ -16,7 +16,7 @@ from server.api.streams import answer_held, answer_live
 from server.api.surfaces.base import Ask, Surface
 from server.api.wire import Receive, Scope, Send, in_time, read_header, send_error, send_json
 from server.domain import ApiKey, VerifyMode
-from server.errors import MulliganError
+from server.errors import MulliganError, TooLarge
 
 KEEP_ALIVE_S = 10.0
 NO_LIMITS = Admission()
@@ -34,6 +34,7 @@ async def serve(
     Raises: MulliganError for what is wrong before an episode begins, ClientGone.
     """
     ask = await surface.extend(surface.read(body, key, context), key, context)
+    refuse_much(ask, body, context)
     target = await resolve_target(ask.request, key, context)
     verify = await resolve_verifiers(ask.request, target.task, key, context)
     deadline_at, keep_alive_s = read_patience(scope, ask, context)
@@ -55,6 +56,13 @@ async def serve(
     finally:
         if admission is not NO_LIMITS:
             admission.finish(sum_usage(episodes).total_tokens)
+
+
+def refuse_much(ask: Ask, body: bytes, context: Context) -> None:
+    """Refuse a request whose choices multiply it: each is logged with all that was asked. Raises: TooLarge."""
+    count, most_bytes = len(ask.choices), context.settings.limits.body_max_bytes
+    if count > 1 and count * len(body) > most_bytes:
+        raise TooLarge(f"{count} choices times a body of {len(body)} bytes are over the limit of {most_bytes} bytes.")
 
 
 async def _answer(exchange: Exchange) -> None:

@@ -75,7 +75,7 @@ RESPONSES_FIELDS: Mapping[str, Field] = {
 }
 
 ITEMS: Mapping[str, str] = {
-    "message": "`input_text`, `output_text`, `refusal` and `input_image` parts (by URL where that is allowed), or plain text",
+    "message": "`input_text`, `output_text`, `refusal`, `input_image` (by URL where that is allowed), or plain text",
     "function_call": "becomes a tool call of the assistant's message before it",
     "function_call_output": "becomes a tool message; its `call_id` has to be that of a call before it",
     "reasoning": "ignored: no model that is served here reads reasoning of turns before",

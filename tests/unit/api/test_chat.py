@@ -391,7 +391,7 @@ async def test_a_server_that_shuts_down_logs_what_it_cancels():
 
 
 async def test_past_the_limit_of_concurrency_it_is_429():
-    api = make_api(HANG, limits={"max_concurrent": 2})
+    api = make_api(HANG, limits={"max_concurrent": 2, "max_queued": 0})
     running = [asyncio.create_task(api.chat()) for _ in range(2)]
     while api.engine.running < 2:
         await asyncio.sleep(0)

@@ -77,6 +77,14 @@ async def test_the_budget_of_tokens_is_shared():
     assert [episode.retry.max_total_tokens for episode in api.log.episodes] == [500, 500]
 
 
+async def test_choices_do_not_multiply_a_body_beyond_its_limit():
+    api = make_api("4", limits={"body_max_bytes": 4096})
+    assert (await api.chat(text="x" * 1500, n=2)).status == 200
+    answer = await api.chat(text="x" * 1500, n=3)
+    assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+    assert (await api.chat(text="x" * 3500)).status == 200
+
+
 async def test_one_that_failed_is_enough_for_an_error_where_that_is_wanted():
     api = make_api(by_seed(["4"], ["5", "6"]))
     answer = await api.chat(n=2, seed=7, verifiers=FOUR, retry={"on_failure": "error"})

@@ -167,6 +167,7 @@ def test_harmless_values_of_refused_fields_pass():
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"n": 99}, "n"),
         ({"n": 0}, "n"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"seed": 2**64}, "seed"),
         ({"top_k": 2**31}, "top_k"),

@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -103,7 +104,7 @@ async def test_the_report_acknowledges_what_new_episodes_use(roster, tasks):
 
 async def test_traffic_counts_down_after_errors():
     traffic = Traffic(1)
-    with pytest.raises(ZeroDivisionError), traffic.counted("x", 1):
+    with suppress(ZeroDivisionError), traffic.counted("x", 1):
         assert traffic.in_flight() == {"x": 1}
         raise ZeroDivisionError
     assert traffic.in_flight() == {}

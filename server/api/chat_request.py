@@ -16,6 +16,7 @@ from server.api.chat_body import choose_tools, to_engine_messages, without_nulls
 from server.api.chat_shapes import Message, ResponseFormat, StreamOptions, Tool, ToolChoice
 from server.api.chat_shapes import Text as _Text
 from server.api.fields import ENGINE_FIELDS, OUR_FIELDS, REFUSED_FIELDS, SAMPLING_DEFAULTS
+from server.api.hints import name_values, suggest_field
 from server.api.unknown_fields import drop_unknown
 from server.errors import InvalidRequest
 from server.settings import LimitSettings
@@ -140,7 +141,7 @@ def read_chat(
     try:
         request = msgspec.convert(fields, ChatRequest)
     except msgspec.ValidationError as error:
-        raise explain_invalid(error) from None
+        raise explain_invalid(error, ChatRequest) from None
     chat_checks.check_messages(request.messages, limits, images=images)
     chat_checks.check_tools(request.tools or (), request.tool_choice)
     chat_checks.check_format(request.response_format)
@@ -164,16 +165,21 @@ def decode_json(body: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from None
 
 
-def explain_invalid(error: msgspec.ValidationError) -> InvalidRequest:
-    """Turn msgspec's words (`... - at `$.retry.show``) into an error that names the field."""
+def explain_invalid(error: msgspec.ValidationError, shape: type | None = None) -> InvalidRequest:
+    """Turn msgspec's words (`... - at `$.retry.show``) into an error that names the field, and what was meant."""
     text = str(error)
     place = _PLACE.search(text)
     path = place["path"].replace("[...]", "") if place else ""
     what = text[: place.start()] if place else text
     if named := _UNKNOWN.search(what) or _MISSING.search(what):
         path = f"{path}.{named['name']}" if path else named["name"]
-        known = "Unknown" if "unknown" in what else "Missing"
-        return InvalidRequest(f"{known} field: {path}", param=path, code=f"{known.lower()}_field")
+        if "unknown" not in what:
+            return InvalidRequest(f"Missing field: {path}", param=path, code="missing_field")
+        return InvalidRequest(
+            f"Unknown field: {path}{suggest_field(path, shape) if shape else ''}", param=path, code="unknown_field"
+        )
+    if path and shape and what.startswith("Invalid enum value"):
+        what += name_values(path, shape)
     return InvalidRequest(f"{path}: {what}" if path else what, param=path or None)
 
 

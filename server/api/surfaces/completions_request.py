@@ -119,7 +119,7 @@ def read_completions(body: bytes, settings: Settings, *, ignore_unknown: bool = 
     try:
         request = msgspec.convert(fields, CompletionsRequest)
     except msgspec.ValidationError as error:
-        raise explain_invalid(error) from None
+        raise explain_invalid(error, CompletionsRequest) from None
     prompts = _read_prompts(request.prompt)
     _check(request, prompts, settings.limits.max_choices)
     shown = [[{"role": "user", "content": _show(prompt)}] for prompt in prompts]

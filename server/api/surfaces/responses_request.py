@@ -145,7 +145,7 @@ def read_draft(body: bytes, *, ignore_unknown: bool = False) -> Draft:
     try:
         request = msgspec.convert(fields, ResponsesRequest)
     except msgspec.ValidationError as error:
-        raise explain_invalid(error) from None
+        raise explain_invalid(error, ResponsesRequest) from None
     _check(request)
     items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
     for index, item in enumerate(items):

@@ -80,8 +80,9 @@ eval "$(bash tests/e2e/clients/setup.sh)"
 .venv-clients/bin/python tests/e2e/clients/openai_python.py
 ```
 
-The last two scripts want SGLang (`make sglang-cpu`, `mulligan up --engine sglang`): a schema for the answer and a call
-that is forced need an engine with a grammar.
+Every script runs on the embedded engine. The last two, of structured output, are tried on SGLang as well
+(`make sglang-cpu`, `mulligan up --engine sglang`): both engines force calls and schemas by a grammar. What each makes
+of them is in [engines.md](engines.md).
 
 `setup.sh` makes what the scripts ask for:
 """

@@ -30,11 +30,10 @@ COMMANDS = {
     "llm": (NEWEST, ("bash",), "llm_cli.sh"),
     "vercel-ai-sdk": (NEWEST, ("node",), "ai_sdk.mjs"),
     "curl": (NEWEST, ("bash",), "curl.sh"),
+    "structured output": (NEWEST, STRICT, "structured_output.py"),
+    "structured output with instructor": (OPENAI2, STRICT, "structured_instructor.py"),
 }
-WITH_GRAMMAR = {
-    "openai-python, langchain-openai, pydantic-ai": (NEWEST, STRICT, "structured_output.py"),
-    "instructor": (OPENAI2, STRICT, "structured_instructor.py"),
-}
+ON_SGLANG = [client for client in COMMANDS if client.startswith("structured")]
 
 
 def miss(what: str) -> None:
@@ -85,7 +84,7 @@ def serve(folder: Path, *options: str, **more: str) -> Iterator[dict[str, str]]:
 
 
 def test_every_client_of_the_page_is_tried():
-    assert {script for _, _, script in (*COMMANDS.values(), *WITH_GRAMMAR.values())} == set(CLIENTS)
+    assert {script for _, _, script in COMMANDS.values()} == set(CLIENTS)
 
 
 @pytest.mark.parametrize("client", COMMANDS)
@@ -94,9 +93,9 @@ def test_the_client_does_its_job_and_sees_why_an_answer_failed(client: str, vari
 
 
 @pytest.mark.sglang
-@pytest.mark.parametrize("client", WITH_GRAMMAR)
+@pytest.mark.parametrize("client", ON_SGLANG)
 def test_the_client_gets_structured_output(client: str, variables_of_sglang: dict[str, str], tmp_path: Path):
-    run_script(*WITH_GRAMMAR[client], variables_of_sglang, tmp_path)
+    run_script(*COMMANDS[client], variables_of_sglang, tmp_path)
 
 
 def run_script(binaries: Path, words: tuple[str, ...], script: str, variables: dict[str, str], folder: Path) -> None:

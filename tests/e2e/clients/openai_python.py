@@ -65,7 +65,7 @@ def parse(client: openai.OpenAI) -> None:
 
 
 def stream(client: openai.OpenAI) -> None:
-    """Stream: held until verified, with failed attempts shown meanwhile, and the verdict on the last chunk."""
+    """Stream: held until verified, with failed attempts shown meanwhile, and the verdict on the last two chunks."""
     chunks = list(
         client.chat.completions.create(
             model="polite", messages=[SUM], temperature=0, stream=True,
@@ -80,8 +80,10 @@ def stream(client: openai.OpenAI) -> None:
     )
     assert shown.startswith("Attempt 1 failed:"), chunks
     assert "Reflection:" in shown, shown
-    last = chunks[-1]
+    finishing, last = chunks[-2:]
+    assert finishing.choices[0].finish_reason == "stop", finishing
     assert (last.choices, last.mulligan["outcome"]) == ([], "exhausted"), last
+    assert finishing.mulligan == last.mulligan, (finishing, last)
     assert last.usage.total_tokens > 0, last
     print("stream:", last.mulligan["outcome"], "after", shown.splitlines()[:2])
     try:

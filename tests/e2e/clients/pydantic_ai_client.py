@@ -32,8 +32,8 @@ client = openai.AsyncOpenAI(
 provider = OpenAIProvider(openai_client=client)
 
 
-def make_agent(task: str, body: dict | None = None, profile: dict | None = None, **more) -> Agent:
-    model = OpenAIChatModel(task, provider=provider, profile=profile)
+def make_agent(task: str, body: dict | None = None, **more) -> Agent:
+    model = OpenAIChatModel(task, provider=provider)
     return Agent(model, model_settings=OpenAIChatModelSettings(temperature=0, extra_body=body or {}), **more)
 
 
@@ -95,9 +95,7 @@ async def call_tools() -> None:
     assert result.usage.tool_calls == 1, result.usage
     print("tool:", booked)
 
-    # The demo's engine has no grammar to force a call with, so it is not asked to.
-    auto = {"supports_forced_tool_choice": False}
-    agent = make_agent("bookings", profile=auto, output_type=ToolOutput(Booking, name="book_table"))
+    agent = make_agent("bookings", output_type=ToolOutput(Booking, name="book_table"))  # it forces a call
     result = await agent.run(BOOKING)
     assert result.output == Booking(city="Riko", people=14), result
     print("output:", repr(result.output))

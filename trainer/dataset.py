@@ -80,8 +80,8 @@ async def select(task: str, log: FailureLog, tokenizer: ChatTokenizer, settings:
     return Selection(failures, dict(passed_over))
 
 
-def read_failure(episode: Episode, tokenizer: ChatTokenizer) -> Failure | str:
-    """Read the failure of an episode's first attempt, or say why it cannot be learnt from."""
+def _pass_over(episode: Episode) -> str | None:
+    """Say why an episode is nothing to learn from, by what is in the log alone."""
     if episode.split != "training":
         return "held out"
     if not episode.trains:
@@ -90,9 +90,15 @@ def read_failure(episode: Episode, tokenizer: ChatTokenizer) -> Failure | str:
         return "its content is not in the log"
     if not episode.bindings:
         return "no verifier was bound"
+    return "its first attempt did not fail" if episode.attempts[0].status != Status.FAILED else None
+
+
+def read_failure(episode: Episode, tokenizer: ChatTokenizer) -> Failure | str:
+    """Read the failure of an episode's first attempt, or say why it cannot be learnt from."""
+    if (reason := _pass_over(episode)) is not None:
+        return reason
+    assert episode.request is not None
     failed = episode.attempts[0]
-    if failed.status != Status.FAILED:
-        return "its first attempt did not fail"
     try:
         verifiers = bind(episode.bindings)
     except InvalidVerifier:

@@ -6,6 +6,8 @@ machine, with the server up or down. Exit status: 0 done, 1 failed, 2 misused.
 
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -27,6 +29,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mulligan {metadata.version('mulligan')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take what stands before a command; it is handled by callbacks."""
+
 
 app.command(
     epilog="Examples: mulligan up | mulligan up --port 9000 --model Qwen/Qwen2.5-1.5B-Instruct --engine sglang"

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,7 @@ def test_a_note_that_a_killed_server_left_does_not_count(tmp_path: Path):
         path = tmp_path / "up.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "pid": gone.pid}))
         assert load_settings(data_dir=tmp_path).database_url.startswith("sqlite")
+
+
+def test_it_says_its_version():
+    assert run("--version") == f"mulligan {metadata.version('mulligan')}\n"

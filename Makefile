@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo up test test-unit check format demo-model sglang-cpu clients bench bench-gateway bench-peers lock docs clean
+.PHONY: help demo up test test-unit check format demo-model sglang-cpu clients oracles bench bench-gateway bench-peers bench-swaps bench-verifiers lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,6 +53,9 @@ sglang-cpu: ## Install the real SGLang for CPU into its own environment, .venv-s
 clients: $(STAMP) ## Install other people's clients of the API, which the end-to-end tests try
 	@PYTHON=$(PYTHON) bash tools/clients.sh
 
+oracles: ## Install what tests compare with (bfcl-eval, the schema of Compose files) into its own environment, .venv-oracles
+	@PYTHON=$(PYTHON) bash tools/oracles.sh
+
 bench: $(STAMP) ## Run the benchmarks; each prints a table of ratios within one run
 	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
@@ -62,13 +65,20 @@ bench-gateway: $(STAMP) ## What a request costs, beside other gateways; ARGS="--
 bench-peers: ## Install those other gateways into an environment of their own, .venv-bench
 	@PYTHON=$(PYTHON) bash tools/bench-peers.sh
 
-docs: $(STAMP) ## Write docs/cli.md, api.md, openai-compatibility.md, verifiers.md and clients.md anew from the code
+bench-verifiers: $(STAMP) ## What a verdict costs, kind by kind; ARGS="--help" teaches
+	@$(BIN)/python -m bench.verifiers $(ARGS)
+
+bench-swaps: $(STAMP) ## Hot swaps under streams on SGLang, beside servers that stop for them; ARGS="--help" teaches
+	@$(BIN)/python -m bench.swaps $(ARGS)
+
+docs: $(STAMP) ## Write docs/cli.md, api.md, openai-compatibility.md, verifier-kinds.md, clients.md and settings.md anew from the code
 	@PYTHONPATH=. $(BIN)/python tools/cli_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/reference_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/client_docs.py
+	@PYTHONPATH=. $(BIN)/python tools/settings_docs.py
 
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	@PYTHON=$(PYTHON) bash tools/lock.sh
 
 clean: ## Remove environments and caches (data/ stays)
-	rm -rf $(VENV) .venv-sglang .venv-clients* tests/e2e/clients/node_modules .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-sglang .venv-oracles .venv-clients* tests/e2e/clients/node_modules .pytest_cache .ruff_cache .hypothesis

@@ -34,6 +34,12 @@ def _parse_arguments() -> argparse.Namespace:
     add("--max-loaded-loras", type=int, default=12)
     add("--max-lora-rank", type=int, default=16)
     add("--lora-target-modules", nargs="+", default=_TARGETS)
+    add(
+        "--gpu-memory-share",
+        type=float,
+        default=1.0,
+        help="most of a GPU's memory that is taken; past it requests fail",
+    )
     add("--log-level", default="warning")
     return parser.parse_args()
 
@@ -56,6 +62,8 @@ def main() -> None:
     arguments = _parse_arguments()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(max(arguments.threads, 1))
+    if arguments.gpu_memory_share < 1 and arguments.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(arguments.gpu_memory_share)
     # The decoding thread wants the interpreter back after every tensor operation; the default would let a busy event
     # loop keep it for 5 ms each time.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -18,6 +18,7 @@ from local_engine.completions import complete_text, read_text, stream_text
 from local_engine.errors import DecodingFailed, Refused
 from local_engine.generation import generate
 from local_engine.models import AdapterLimits, load_base
+from local_engine.prompts import encode_prompt, read_tools, render_prompt
 from local_engine.service import Service
 from local_engine.text import decode
 
@@ -27,6 +28,7 @@ _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 _LOADING_FAILED = 3  # exit status
+TOOL_CALL_FORMAT = "qwen25"  # as SGLang calls the one that is read here
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class App:
             ("POST", "/unload_lora_adapter"): self._unload_adapter,
             ("POST", "/abort_request"): self._abort,
             ("POST", "/detokenize"): self._detokenize,
+            ("POST", "/tokenize"): self._tokenize,
+            ("GET", "/server_info"): self._describe_server,
         }
         self._answering = {
             ("POST", "/v1/chat/completions"): self._chat,
@@ -205,6 +209,23 @@ class App:
             "weight_version": "default",
         }
 
+    async def _describe_server(self, body: Any, service: Service, connection: Connection) -> Any:
+        options = self._options
+        return {
+            **await self._describe_model(body, service, connection),
+            "version": "embedded",
+            "enable_lora": True,
+            "max_lora_rank": options.limits.max_rank,
+            "lora_target_modules": sorted(options.limits.target_modules),
+            "max_loaded_loras": options.max_adapters,
+            "max_loras_per_batch": None,  # a batch may hold any number
+            "tool_call_parser": TOOL_CALL_FORMAT,
+            "chat_template": None,  # the model's own
+            "enable_priority_scheduling": True,
+            "default_priority_value": 0,
+            "context_length": service.base.context_tokens,
+        }
+
     async def _load_adapter(self, body: dict[str, Any], service: Service, _connection: Connection) -> Any:
         try:
             await service.load_adapter(str(body.get("lora_name") or ""), str(body.get("lora_path") or ""))
@@ -229,6 +250,19 @@ class App:
             raise Refused("tokens must be a list of token ids.")
         skip = body.get("skip_special_tokens", True)
         return {"text": decode(service.base.tokenizer, tokens, skip_special_tokens=bool(skip))}
+
+    async def _tokenize(self, body: dict[str, Any], service: Service, _connection: Connection) -> Any:
+        prompt, messages = body.get("prompt"), body.get("messages")
+        if (prompt is None) == (messages is None):
+            raise Refused("Exactly one of 'prompt' or 'messages' must be provided.")
+        if prompt is None:
+            tokens = render_prompt(service.base, messages, read_tools(body.get("tools")), {})
+        elif isinstance(prompt, str):
+            special = bool(body.get("add_special_tokens", True))
+            tokens = encode_prompt(service.base, prompt, add_special_tokens=special)
+        else:
+            raise Refused("prompt must be a text.")
+        return {"tokens": tokens, "count": len(tokens), "max_model_len": service.base.context_tokens}
 
 
 def _adapter_report(service: Service, error: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from local_engine.grammars import GrammarSource
 from local_engine.prompts import read_tools, render_prompt
 from local_engine.sampling import OPENAI_FIELDS, Sampling, read_sampling
 from local_engine.sequences import Sequence
-from local_engine.service import Asked, Client, Service
+from local_engine.service import Asked, Client, Service, read_priority
 from local_engine.text import final_text
 from local_engine.tool_calls import parse_tool_calls
 
@@ -71,7 +71,11 @@ def read_chat(body: Mapping[str, Any], service: Service) -> ChatRequest:
         shape=read_shape(body, choice, tools),
         parses_calls=bool(tools),
         asked=Asked(
-            id=body.get("rid"), streams=streams, logprobs=bool(body.get("logprobs")), top_logprobs=top_logprobs
+            id=body.get("rid"),
+            priority=read_priority(body),
+            streams=streams,
+            logprobs=bool(body.get("logprobs")),
+            top_logprobs=top_logprobs,
         ),
         logprobs=bool(body.get("logprobs")),
         token_ids=bool(body.get("return_token_ids")),

@@ -14,7 +14,7 @@ from local_engine.errors import Refused
 from local_engine.prompts import encode_prompt
 from local_engine.sampling import OPENAI_FIELDS, Sampling, read_sampling
 from local_engine.sequences import Sequence
-from local_engine.service import Asked, Client, Service
+from local_engine.service import Asked, Client, Service, read_priority
 from local_engine.text import decode, final_text
 
 _DEFAULT_MAX_TOKENS = 16
@@ -59,6 +59,7 @@ def read_text(body: Mapping[str, Any], service: Service) -> TextRequest:
         sampling=sampling,
         asked=Asked(
             id=body.get("rid"),
+            priority=read_priority(body),
             streams=bool(body.get("stream")),
             logprobs=logprobs is not None,
             top_logprobs=logprobs or 0,

@@ -1,7 +1,11 @@
-"""The decoding thread: takes sequences in, keeps one running batch a model, and tells the HTTP side what changed.
+"""The decoding thread: takes sequences in, keeps running batches for each model, and tells the HTTP side what changed.
 
 The HTTP side calls all methods from its event loop; only the thread touches tensors. All news of one step crosses over
 in one call, so a step costs the event loop one wake-up however many rows it has.
+
+Patient sequences (a priority below 0: what a training round asks) decode in batches of their own, and stand still
+while others decode, but for one step in `YIELD_STEPS`: a busy engine makes them slow, and never so late that whoever
+asked gives up. They take no room from the others.
 """
 
 import asyncio
@@ -21,16 +25,29 @@ from local_engine.sequences import Finish, Sequence
 BASE = ""
 """The name of the model without an adapter."""
 
+YIELD_STEPS = 8
+"""While there are urgent sequences, patient ones take one step for so many of theirs."""
+
+PATIENT_JOINS = 8
+"""So many patient sequences join at once: a prompt that is being computed cannot be put off any more."""
+
 _PREFIX_BYTES = 128 * 2**20
 
 _log = logging.getLogger(__name__)
 
 
-class _Served:
-    """One model that is served. The event loop counts what is in flight; the thread knows only the batch."""
+class _Lane:
+    """One of a model's two batches: of what is urgent, or of what is patient."""
 
-    def __init__(self, batch: RunningBatch) -> None:
-        self.batch = batch
+    def __init__(self, served: "_Served", batch: RunningBatch, *, patient: bool) -> None:
+        self.served, self.batch, self.patient = served, batch, patient
+
+
+class _Served:
+    """One model that is served. The event loop counts what is in flight; the thread knows only the batches."""
+
+    def __init__(self, urgent: RunningBatch, patient: RunningBatch) -> None:
+        self.lanes = (_Lane(self, urgent, patient=False), _Lane(self, patient, patient=True))
         self.in_flight = 0
         self.drained = asyncio.Event()
         self.drained.set()
@@ -45,7 +62,9 @@ class Decoder:
         self._max_adapters = max_adapters
         self._prefixes = PrefixStore(_PREFIX_BYTES)
         self._served = {BASE: self._serve(base.model)}  # the least recently used first
-        self._inbox: deque[tuple[Sequence, _Served]] = deque()
+        self._inbox: deque[tuple[Sequence, _Lane]] = deque()
+        self._patient_inbox: deque[tuple[Sequence, _Lane]] = deque()
+        self._steps_alone = 0  # that urgent sequences took since patient ones had their last
         self._wake = threading.Condition()
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -76,7 +95,9 @@ class Decoder:
         served.in_flight += 1
         served.drained.clear()
         with self._wake:
-            self._inbox.append((sequence, served))
+            (self._patient_inbox if sequence.patient else self._inbox).append(
+                (sequence, served.lanes[sequence.patient])
+            )
             self._wake.notify()
 
     def load(self, name: str, model: PreTrainedModel) -> None:
@@ -108,32 +129,43 @@ class Decoder:
         await served.drained.wait()
 
     def _serve(self, model: PreTrainedModel) -> _Served:
-        return _Served(RunningBatch(self._base, model, self._prefixes))
+        return _Served(*(RunningBatch(self._base, model, self._prefixes) for _ in range(2)))
 
     def _run(self) -> None:
-        active: list[_Served] = []
+        active: list[_Lane] = []
         with torch.inference_mode():
             while not self._stopping:
                 waiting = self._take_waiting(active)
-                active += [served for served in waiting if served not in active]
-                ended = [(sequence, s) for s in active for sequence in _advance(s.batch, waiting.get(s, []))]
-                grown = [sequence for s in active for sequence in s.batch.sequences if sequence.streams]
-                active = [served for served in active if served.batch.sequences]
+                active += [lane for lane in waiting if lane not in active]
+                turn = [lane for lane in active if not lane.patient or not self._steps_alone]
+                ended = [(sequence, lane) for lane in turn for sequence in _advance(lane.batch, waiting.get(lane, []))]
+                grown = [sequence for lane in turn for sequence in lane.batch.sequences if sequence.streams]
+                active = [lane for lane in active if lane.batch.sequences]
                 if ended or grown:
                     self._loop.call_soon_threadsafe(_deliver, ended, grown)
 
-    def _take_waiting(self, active: list[_Served]) -> dict[_Served, list[Sequence]]:
-        """Take what there is room for; with nothing to do, wait for something."""
-        room = self._max_running - sum(len(served.batch.sequences) for served in active)
-        waiting: dict[_Served, list[Sequence]] = {}
+    def _take_waiting(self, active: list[_Lane]) -> dict[_Lane, list[Sequence]]:
+        """Take what there is room for; with nothing to do, wait for something. Decides whose turn it is."""
+        waiting: dict[_Lane, list[Sequence]] = {}
         with self._wake:
-            while not active and not self._inbox and not self._stopping:
+            while not active and not self._inbox and not self._patient_inbox and not self._stopping:
                 self._wake.wait()
-            while self._inbox and room > 0:
-                sequence, served = self._inbox.popleft()
-                waiting.setdefault(served, []).append(sequence)
-                room -= 1
+            urgent = bool(self._inbox) or any(not lane.patient for lane in active)
+            self._steps_alone = (self._steps_alone + 1) % YIELD_STEPS if urgent else 0
+            room = self._max_running - sum(len(lane.batch.sequences) for lane in active if not lane.patient)
+            _take(self._inbox, room, waiting)
+            if not self._steps_alone:
+                running = sum(len(lane.batch.sequences) for lane in active) + sum(map(len, waiting.values()))
+                _take(self._patient_inbox, min(self._max_running - running, PATIENT_JOINS), waiting)
         return waiting
+
+
+def _take(inbox: deque[tuple[Sequence, _Lane]], room: int, waiting: dict[_Lane, list[Sequence]]) -> None:
+    """Take up to `room` sequences out of an inbox, each to those that wait for its batch."""
+    while inbox and room > 0:
+        sequence, lane = inbox.popleft()
+        waiting.setdefault(lane, []).append(sequence)
+        room -= 1
 
 
 def _advance(batch: RunningBatch, waiting: list[Sequence]) -> list[Sequence]:
@@ -151,11 +183,12 @@ def _advance(batch: RunningBatch, waiting: list[Sequence]) -> list[Sequence]:
     return ended
 
 
-def _deliver(ended: list[tuple[Sequence, _Served]], grown: list[Sequence]) -> None:
+def _deliver(ended: list[tuple[Sequence, _Lane]], grown: list[Sequence]) -> None:
     for sequence in grown:
         sequence.changed.set()
-    for sequence, served in ended:
+    for sequence, lane in ended:
         sequence.changed.set()
+        served = lane.served
         served.in_flight -= 1
         if not served.in_flight:
             served.drained.set()

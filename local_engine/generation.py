@@ -8,7 +8,7 @@ from local_engine.answers import build_meta_info
 from local_engine.errors import Refused
 from local_engine.prompts import encode_prompt
 from local_engine.sampling import read_sampling
-from local_engine.service import Asked, Client, Service
+from local_engine.service import Asked, Client, Service, read_priority
 from local_engine.text import final_text
 
 
@@ -37,6 +37,7 @@ async def _generate_one(
     sampling = read_sampling(body.get("sampling_params") or {}, service.base.vocabulary)
     asked = Asked(
         id=request_id,
+        priority=read_priority(body),
         logprobs=bool(body.get("return_logprob")),
         top_logprobs=body.get("top_logprobs_num") or 0,
     )

@@ -29,6 +29,7 @@ class Sequence:
     adapter: str
     sampling: Sampling
     limit: int  # the most new tokens that fit
+    patient: bool = False  # whether others go first
     streams: bool = False
     wants_logprobs: bool = False
     top_logprobs: int = 0

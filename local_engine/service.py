@@ -6,7 +6,7 @@ Made once the model is loaded. The endpoints hand it prompts and get finished se
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,9 +34,18 @@ class Asked:
     """What a request asks for beside the prompt and the sampling."""
 
     id: str | None = None
+    priority: int = 0  # below 0, sequences that are not go first
     streams: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+
+
+def read_priority(body: Mapping[str, Any]) -> int:
+    """Read how urgent a request is. Raises: Refused."""
+    priority = body.get("priority")
+    if priority is not None and type(priority) is not int:
+        raise Refused(f"priority must be an integer, got {priority!r}.")
+    return priority or 0
 
 
 class Service:
@@ -102,6 +111,7 @@ class Service:
             adapter=adapter,
             sampling=sampling,
             limit=self._limit(prompt, sampling),
+            patient=asked.priority < 0,
             streams=asked.streams,
             wants_logprobs=asked.logprobs,
             top_logprobs=asked.top_logprobs,

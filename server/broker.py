@@ -11,9 +11,16 @@ from server.settings import Settings
 
 RUN_ROUND = "mulligan.run_round"
 TICK = "mulligan.tick"
-QUEUE = "mulligan"
+PREFLIGHT = "mulligan.preflight"
+PANEL = "mulligan.panel"
+QUEUE = "mulligan"  # of the default pool
 FILESYSTEM = "filesystem://"
 POLL_S = 0.2
+
+
+def queue_of(pool: str) -> str:
+    """Name the queue that a pool's workers listen to: a bell for one pool never wakes the workers of another."""
+    return QUEUE if pool == Settings.model_fields["pool"].default else f"{QUEUE}.{pool}"
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -24,7 +31,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     config: dict[str, Any] = {
         "broker_url": settings.broker_url,
         "broker_connection_retry_on_startup": True,
-        "task_default_queue": QUEUE,
+        "task_default_queue": queue_of(settings.pool),
         "task_ignore_result": True,
         "task_serializer": "json",
         "accept_content": ["json"],

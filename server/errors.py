@@ -6,8 +6,8 @@ MulliganError
 ├── request: InvalidRequest 400, Unauthorized 401, Forbidden 403, NotFound 404, Conflict 409, TooLarge 413,
 │            TooManyRequests 429, InsufficientQuota 429, IdempotencyKeyInUse 409, IdempotencyKeyReused 422
 ├── verifier: VerificationFailed 422, VerificationAbstained 422
-├── engine: EngineUnavailable 503, EngineTimeout 504, EngineRefused 400, EngineBroken 502, Unsupported 400,
-│           AdapterMissing 503, AdapterRefused 400
+├── engine: EngineUnavailable 503 (EngineUnreached where nothing was sent), EngineTimeout 504,
+│           EngineRefused 400, EngineBroken 502, Unsupported 400, AdapterMissing 503, AdapterRefused 400
 ├── store: StoreUnavailable 503
 └── parts: PartFailed 500 (never in a request: a part of `mulligan up` would not start)
 """
@@ -112,6 +112,10 @@ class EngineUnavailable(MulliganError):
     """The engine is away or still starting."""
 
     status, type, code, retry_after_s = 503, "server_error", "engine_unavailable", 2
+
+
+class EngineUnreached(EngineUnavailable):
+    """No connection to the engine came about, so nothing was sent: another engine may be asked the same."""
 
 
 class EngineTimeout(MulliganError):

@@ -1,4 +1,4 @@
-"""Writes docs/api.md, openai-compatibility.md and verifiers.md from the code that they describe.
+"""Writes docs/api.md, openai-compatibility.md and verifier-kinds.md from the code that they describe.
 
 `make docs` runs it; a test keeps the pages in step.
 """
@@ -35,7 +35,7 @@ client.chat.completions.create(
     messages=[...],
     extra_body={
         "verifiers": [
-            "shape",  # a registered verifier: the version that the task pins, else the latest
+            "shape",  # a registered verifier: the version that the task pins, or the key, else the latest
             "shape@2",  # this version
             {"name": "countdown", "args": {"numbers": [3, 5, 2], "target": 21}},
             {"kind": "regex", "config": {"pattern": "^SELECT"}, "when": {"answer": "text"}},  # inline
@@ -54,7 +54,12 @@ client.chat.completions.create(
 )
 ```
 
-All verifiers have to pass. `when` says when one applies: `answer` is `text` or `tool_call`, `last_role` is `user` or
+All verifiers have to pass. They stand in for those that the task enforces; what the task observes or audits with is
+asked beside them, with the arguments of its namesake here, or of the only verifier that has some, and never counts.
+Without `verifiers` the task's are asked, and the key's own where the task enforces none. A version that was revoked or
+archived is refused (`verifier_revoked`, `verifier_archived`); one that a task pins and that has no version before it
+abstains.
+`when` says when one applies: `answer` is `text` or `tool_call`, `last_role` is `user` or
 `tool`; else its verdict is `skipped`. At most 16 verifiers a request, inline configurations of at most 64 KiB; inline
 verifiers need the scope `inline_verifiers`, and code among them `register_code` ([keys.md](keys.md)).
 
@@ -99,8 +104,8 @@ def _render_routes() -> str:
 def render_verifiers() -> str:
     """Render the page of the kinds of verifiers."""
     sections = [
-        "# Verifiers\n\nA kind has a configuration, which is part of a version and never changes, and arguments, which "
-        "come with each request. Both are checked against these schemas; `mulligan verifiers run` and "
+        "# The kinds of verifiers\n\nA kind has a configuration, which is part of a version and never changes, and "
+        "arguments, which come with each request. Both are checked against these schemas; `mulligan verifiers run` and "
         "`POST /v1/verifiers/{name}/run` try one on a sample answer.\n"
     ]
     for kind in kinds().values():
@@ -117,7 +122,7 @@ def _render_schema(title: str, schema: Mapping[str, Any]) -> str:
 PAGES = {
     "api.md": render_api,
     "openai-compatibility.md": lambda: MARK + render_compatibility(),
-    "verifiers.md": render_verifiers,
+    "verifier-kinds.md": render_verifiers,
 }
 
 if __name__ == "__main__":

@@ -3,43 +3,59 @@
 Called by trainer.grpo. Shapes: B members, P prompt tokens, C reflection tokens, U distinct prompts, V vocabulary.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from trainer.groups import Weighed
+from trainer.losses import Whole
 
 Batch = dict[str, Any]
 """One forward pass, by the names that TRL's loss reads."""
 
+Proximal = Mapping[int, torch.Tensor]
+"""The trainer's own logprobs (T,) of each fresh member as the step began, by id(); logged members have none."""
 
-def pack(part: list[Weighed], pad_id: int, update_tokens: int, parts: int, spare: Weighed) -> Batch:
+
+def pack(part: Sequence[Weighed], pad_id: int, whole: Whole, proximal: Proximal | None = None) -> Batch:
     """Lay one forward pass out as TRL's batch: prompts (B, P) padded on the left, reflections (B, C) on the right.
 
-    Only the reflections' tokens carry loss. `num_items_in_batch` is set so that TRL divides by the tokens of the whole
-    update. An empty part becomes one row (`spare`) without loss.
+    Only the reflections' tokens carry loss. `num_items_in_batch` makes TRL divide by the tokens of the whole update,
+    where it divides by tokens at all.
     """
-    rows, empty = part or [spare], not part
-    widest = max(len(member.prompt_ids) for member, _ in rows)
-    longest = max(len(member.token_ids) for member, _ in rows)
+    widest = max(len(member.prompt_ids) for member, _ in part)
+    longest = max(len(member.token_ids) for member, _ in part)
     batch: Batch = {
-        "prompt_ids": torch.full((len(rows), widest), pad_id, dtype=torch.long),
-        "prompt_mask": torch.zeros(len(rows), widest, dtype=torch.long),
-        "completion_ids": torch.full((len(rows), longest), pad_id, dtype=torch.long),
-        "completion_mask": torch.zeros(len(rows), longest, dtype=torch.long),
-        "old_per_token_logps": torch.zeros(len(rows), longest, dtype=torch.float64),
-        "advantages": torch.tensor([advantage for _, advantage in rows], dtype=torch.float64),
-        "fresh": torch.tensor([not member.logged for member, _ in rows]),
-        "num_items_in_batch": torch.tensor(update_tokens / parts, dtype=torch.float64),
+        "prompt_ids": torch.full((len(part), widest), pad_id, dtype=torch.long),
+        "prompt_mask": torch.zeros(len(part), widest, dtype=torch.long),
+        "completion_ids": torch.full((len(part), longest), pad_id, dtype=torch.long),
+        "completion_mask": torch.zeros(len(part), longest, dtype=torch.long),
+        "behaviour_logps": torch.zeros(len(part), longest, dtype=torch.float64),
+        "advantages": torch.tensor([advantage for _, advantage in part], dtype=torch.float64),
+        "fresh": torch.tensor([not member.logged for member, _ in part]),
+        "num_items_in_batch": torch.tensor(whole.tokens, dtype=torch.float64),
     }
-    for row, (member, _) in enumerate(rows):
+    if proximal is not None:
+        batch["proximal_logps"] = torch.zeros(len(part), longest, dtype=torch.float64)
+    for row, (member, _) in enumerate(part):
         before, length = len(member.prompt_ids), len(member.token_ids)
         batch["prompt_ids"][row, widest - before :] = torch.tensor(member.prompt_ids)
         batch["prompt_mask"][row, widest - before :] = 1
         batch["completion_ids"][row, :length] = torch.tensor(member.token_ids)
-        batch["completion_mask"][row, :length] = 0 if empty else 1
-        batch["old_per_token_logps"][row, :length] = torch.tensor(member.logprobs, dtype=torch.float64)
+        batch["completion_mask"][row, :length] = 1
+        batch["behaviour_logps"][row, :length] = torch.tensor(member.logprobs, dtype=torch.float64)
+        if proximal is not None and id(member) in proximal:
+            batch["proximal_logps"][row, :length] = proximal[id(member)]
     return batch
+
+
+def join_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join prompts and reflections: the token ids and the attention mask, both (B, P + C)."""
+    return (
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+    )
 
 
 def score_sharing_prompts(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep: int) -> torch.Tensor:

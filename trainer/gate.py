@@ -1,67 +1,53 @@
 """Decides whether a candidate is better than the champion: both answer the same held-out problems.
 
-Called by trainer.round. Problems run through the server's own loop, so that what is measured is what is served. It
-must never look at a training problem, and never write anything.
+Called by trainer.gate_round. Problems run through the server's own loop, so that what is measured is what is served. It
+must never look at a training problem, and never write anything. docs/gate.md has what it decides and how surely.
 
-How it decides. Every problem is sampled several times under both adapters; a problem's difference is the difference of
-its two shares, and the interval comes from resampling problems (percentile bootstrap, seeded).
-- Promoted: second-try accuracy is higher with the interval's lower end above zero, and first-try accuracy has not
-  fallen by more than `first_try_margin` (the estimate itself: at the sizes that fit between two rounds the interval of
-  a first-try difference is wider than any sensible margin, and would forbid every promotion). With a standard error s
-  of that difference, a candidate without a true fall is held back with probability P(Z < -margin / s); s is reported.
-  A fall of the first try also weighs against the second-try difference, which counts all problems.
-- Regressed: second-try accuracy is lower with the interval's upper end below zero.
-- Inconclusive: anything else, and always below `gate_min_problems` problems, where a percentile interval is too narrow.
-With intervals of 95 % an adapter no better than the champion is promoted at most once in forty rounds.
+- Promoted: second-try accuracy is higher, with the 95 % interval above zero at one of the looks, and every guard holds
+  (trainer.gate_guards): first tries, other tasks, plain problems, length and latency are not worse by their margins.
+- Regressed: second-try accuracy is lower, with the interval below zero.
+- Inconclusive: anything else, and always below `gate_min_problems` problems.
+What the task's hidden verifiers make of it can only hold a candidate back (trainer.gate_audit); where it has any, the
+gate does not stop early, so that they see every problem.
+An adapter no better than the champion is promoted at most once in forty rounds: bench/gate_errors.py shows it.
 """
 
 import asyncio
-import dataclasses
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from server.domain import Episode, Outcome, VerifyMode, new_id
+from server.domain import BindingMode, Episode
 from server.engine.base import Engine
-from server.errors import EngineBroken, EngineTimeout
-from server.orchestration.episode import run
-from server.orchestration.verification import bind
+from server.orchestration.gate_plan import Spread
+from server.store.gates import Pair
+from trainer.errors import RoundFailed
+from trainer.gate_asking import EngineAsker, Questioner, can_rerun, read_checked
+from trainer.gate_audit import compare_hidden, heed_audits
+from trainer.gate_controls import Failed, run_controls
+from trainer.gate_tally import CANDIDATE, CHAMPION, Tally
+from trainer.gate_weighing import weigh
 from trainer.settings import TrainerSettings
-from verifiers.base import InvalidVerifier, Status
+from trainer.weighing import Decision
 
-Checked = tuple[bool, bool]
-"""Whether the first try passed, and whether it or the retry did."""
+__all__ = ["Beside", "Decision", "judge_candidate", "read_checked"]
 
 
-class Decision(StrEnum):
-    """What the gate says."""
-
-    PROMOTED = "promoted"
-    INCONCLUSIVE = "inconclusive"
-    REGRESSED = "regressed"
+CONTROLS_SHARE = 0.8
+"""Of what is left of the round's time controls may take so much: the promotion wants some as well."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """What the samples said of each problem: shares (N,) of first and second tries that passed, of one adapter."""
+class Beside:
+    """What a gate looks at beside the task's own problems: other tasks', plain ones, and what earlier gates saw."""
 
-    first: np.ndarray
-    second: np.ndarray
-    tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A difference of accuracies with its interval and standard error."""
-
-    difference: float
-    low: float
-    high: float
-    error: float
+    other_tasks: Sequence[Episode] = ()
+    probes: Sequence[Episode] = ()
+    known: Spread | None = None
 
 
 async def judge_candidate(
@@ -71,172 +57,75 @@ async def judge_candidate(
     champion: str,
     candidate: str,
     settings: TrainerSettings,
+    beside: Beside | None = None,
     say: Callable[[str], Awaitable[None]] | None = None,
+    keep_pairs: Callable[[Sequence[Pair]], Awaitable[None]] | None = None,
+    seconds_left: Callable[[], float | None] | None = None,
 ) -> dict[str, Any]:
     """Compare two adapters on held-out episodes and report: figures, decision and the reason in words.
 
+    `keep_pairs` is given what both made of each problem. Controls end early where `seconds_left` comes to an end: they
+    decide nothing, and what is decided by then stays.
+
     Raises: the engine's errors.
     """
-    started = time.monotonic()
-    problems = [episode for episode in episodes if _can_rerun(episode)][: settings.gate_problems]
-    if not problems:
-        report = decide(Verdicts(np.zeros(0), np.zeros(0)), Verdicts(np.zeros(0), np.zeros(0)), settings)
-        return {**report, "samples": settings.gate_samples, "seconds": 0.0, "tokens": 0}
-    slots = asyncio.Semaphore(settings.concurrency)
-    shares: dict[str, list[list[Checked | None]]] = {}
-    tokens = 0
-    for role, adapter in (("champion", champion), ("candidate", candidate)):
+    started, beside = time.monotonic(), beside or Beside()
+    problems = [episode for episode in episodes if can_rerun(episode)][: settings.gate_problems]
+    random.Random(settings.seed).shuffle(problems)  # looks take them from the first on: these must be as any others
+    others = [episode for episode in beside.other_tasks if can_rerun(episode)][: settings.guard_problems]
+    questioner = Questioner(engine, asyncio.Semaphore(settings.concurrency))
+    adapters = (champion, candidate)
+    asker = EngineAsker(problems, others, list(beside.probes), adapters, questioner, settings)
+    watched = any(binding.mode == BindingMode.AUDIT for one in problems for binding in one.bindings)
+    report, tally = await weigh(asker, settings, known=beside.known, may_stop=not watched, say=say)
+    if keep_pairs:
+        await keep_pairs(list_pairs(problems, tally))
+    hidden = compare_hidden(
+        asker.list_by_side(CHAMPION, lambda one: one.watched),
+        asker.list_by_side(CANDIDATE, lambda one: one.watched),
+        settings,
+    )
+    report = heed_audits(report, hidden, settings)
+    if settings.control_problems and problems:
         if say:
-            await say(f"gate: {len(problems)} held-out problems x {settings.gate_samples} under the {role}")
-        flat = await _run_all(problems, adapter, engine, settings.gate_samples, slots)
-        tokens += sum(spent for _, spent in flat)
-        answers = [checked for checked, _ in flat]
-        size = settings.gate_samples
-        shares[role] = [answers[i * size : (i + 1) * size] for i in range(len(problems))]
-    before, after = pair_up(shares["champion"], shares["candidate"])
-    return {
-        **decide(before, after, settings),
-        "samples": settings.gate_samples,
-        "seconds": round(time.monotonic() - started, 2),
-        "tokens": tokens,
-    }
+            await say("gate: controls")
+        left_s = seconds_left() if seconds_left else None
+        report["controls"] = await _run_controls(asker, settings, left_s)
+        if report["controls"].get("beats_shuffled") is False:
+            report["reason"] += "; the trained reflection does not beat a shuffled one"
+    return {**report, "seconds": round(time.monotonic() - started, 2), "tokens": questioner.tokens}
 
 
-async def _run_all(
-    problems: Sequence[Episode], adapter: str, engine: Engine, samples: int, slots: asyncio.Semaphore
-) -> list[tuple[Checked | None, int]]:
+async def _run_controls(asker: EngineAsker, settings: TrainerSettings, left_s: float | None) -> dict[str, Any]:
+    failures = _list_failed(asker)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            runs = [
-                tasks.create_task(_run_one(problem, adapter, engine, slots))
-                for problem in problems
-                for _ in range(samples)
-            ]
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-    return [one.result() for one in runs]
+        async with asyncio.timeout(None if left_s is None else CONTROLS_SHARE * left_s):
+            return await run_controls(failures, asker.adapters[CANDIDATE], asker.questioner, settings)
+    except (TimeoutError, RoundFailed) as error:
+        why = str(error) or "the round's time did not reach"
+        return {"n": 0, "says": f"no controls: {why}"}
 
 
-async def _run_one(
-    logged: Episode, adapter: str, engine: Engine, slots: asyncio.Semaphore
-) -> tuple[Checked | None, int]:
-    """Answer one held-out problem anew. None where no verdict was reached."""
-    assert logged.request is not None
-    body = {**logged.attempts[0].sampling, "messages": logged.request["messages"]}
-    episode = dataclasses.replace(
-        logged,
-        id=new_id("ep"),
-        adapter=adapter,
-        verify=VerifyMode.ENFORCE,
-        retry=dataclasses.replace(logged.retry, max_retries=1, max_seconds=None, max_total_tokens=None),
-        outcome=Outcome.UNVERIFIED,
-        attempts=[],
-        reflections=[],
-    )
-    async with slots:
-        for last in (False, True):  # what the engine breaks off once is an accident, and not the adapter's
-            episode.attempts, episode.reflections, episode.error = [], [], ""
-            try:
-                await run(episode, engine=engine, verify=bind(episode.bindings), body=body)
-            except (EngineBroken, EngineTimeout):
-                if last:
-                    raise
-            if not episode.error:
-                break
-    return read_checked(episode), episode.usage.total_tokens
+def _list_failed(asker: EngineAsker) -> list[Failed]:
+    """List the candidate's first failed try on each problem that it failed."""
+    found = zip(asker.held_out, asker.list_by_side(CANDIDATE, lambda one: one.failed), strict=True)
+    tries = ((problem, next((one for one in failed if one), None)) for problem, failed in found)
+    return [Failed(problem, attempt) for problem, attempt in tries if attempt is not None]
 
 
-def read_checked(episode: Episode) -> Checked | None:
-    """Read whether the first try and the second passed; None where the first was not judged."""
-    statuses = [attempt.status for attempt in episode.attempts]
-    if not statuses or statuses[0] not in (Status.PASSED, Status.FAILED):
-        return None
-    return statuses[0] == Status.PASSED, Status.PASSED in statuses[:2]
-
-
-def _can_rerun(episode: Episode) -> bool:
-    if episode.split != "held_out" or episode.request is None or not episode.attempts or not episode.bindings:
-        return False
-    try:
-        bind(episode.bindings)
-    except InvalidVerifier:
-        return False
-    return True
-
-
-def pair_up(
-    before: Sequence[Sequence[Checked | None]], after: Sequence[Sequence[Checked | None]]
-) -> tuple[Verdicts, Verdicts]:
-    """Average the samples of each problem under both adapters; a problem without a verdict under either is left out."""
-
-    def average(samples: Sequence[Checked | None]) -> tuple[float, float]:
-        judged = [checked for checked in samples if checked is not None]
-        return (
-            float(np.mean([first for first, _ in judged])),
-            float(np.mean([second for _, second in judged])),
+def list_pairs(problems: Sequence[Episode], tally: Tally) -> list[Pair]:
+    """List what both adapters made of each problem that was looped under both."""
+    kept = np.flatnonzero((tally.loops > 0).all(axis=1))
+    firsts, seconds = tally.firsts(), tally.second_tries()
+    return [
+        Pair(
+            episode_id=problems[number].id,
+            samples_before=int(tally.loops[number, CHAMPION]),
+            samples_after=int(tally.loops[number, CANDIDATE]),
+            first_before=float(firsts[place, CHAMPION]),
+            first_after=float(firsts[place, CANDIDATE]),
+            second_before=float(seconds[place, CHAMPION]),
+            second_after=float(seconds[place, CANDIDATE]),
         )
-
-    kept = [
-        (average(old), average(new))
-        for old, new in zip(before, after, strict=True)
-        if any(one is not None for one in old) and any(one is not None for one in new)
+        for place, number in enumerate(kept.tolist())
     ]
-    table = np.array(kept, dtype=float).reshape(len(kept), 2, 2)
-    return Verdicts(table[:, 0, 0], table[:, 0, 1]), Verdicts(table[:, 1, 0], table[:, 1, 1])
-
-
-def measure_difference(before: np.ndarray, after: np.ndarray, settings: TrainerSettings) -> Interval:
-    """Estimate the paired difference of two accuracies (N,) with its 95 % interval from resampling problems."""
-    if not len(before):
-        return Interval(0.0, -1.0, 1.0, 1.0)
-    differences = after - before
-    rng = np.random.default_rng(settings.seed)
-    draws = rng.integers(0, len(differences), size=(settings.bootstrap_draws, len(differences)))
-    means = differences[draws].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(differences.mean()), float(low), float(high), float(means.std()))
-
-
-def decide(before: Verdicts, after: Verdicts, settings: TrainerSettings) -> dict[str, Any]:
-    """Decide, and report the figures and the reason in words."""
-    first = measure_difference(before.first, after.first, settings)
-    second = measure_difference(before.second, after.second, settings)
-    decision, why = _weigh(len(before.first), first, second, settings)
-    return {
-        "n": len(before.first),
-        "first_before": _mean(before.first),
-        "first_after": _mean(after.first),
-        "second_before": _mean(before.second),
-        "second_after": _mean(after.second),
-        "difference": second.difference,
-        "ci95": [second.low, second.high],
-        "first_difference": first.difference,
-        "first_ci95": [first.low, first.high],
-        "first_error": first.error,
-        "first_try_margin": settings.first_try_margin,
-        "decision": decision.value,
-        "reason": why,
-    }
-
-
-def _weigh(n: int, first: Interval, second: Interval, settings: TrainerSettings) -> tuple[Decision, str]:
-    said = (
-        f"second-try accuracy {second.difference * 100:+.1f} points "
-        f"(95 % interval {second.low * 100:+.1f} to {second.high * 100:+.1f}), "
-        f"first-try {first.difference * 100:+.1f}, on {n} held-out problems"
-    )
-    if n < settings.gate_min_problems:
-        few = f"{n} of {settings.gate_min_problems} held-out problems; too few to promote anything by itself"
-        return Decision.INCONCLUSIVE, few if not n else f"{few} ({said})"
-    if second.high < 0:
-        return Decision.REGRESSED, f"worse: {said}"
-    if second.low <= 0:
-        return Decision.INCONCLUSIVE, f"no clear difference: {said}"
-    if first.difference < -settings.first_try_margin:
-        limit = f"{settings.first_try_margin * 100:.1f}"
-        return Decision.INCONCLUSIVE, f"better on the second try, but the first try fell by over {limit} points: {said}"
-    return Decision.PROMOTED, f"better: {said}"
-
-
-def _mean(shares: np.ndarray) -> float:
-    return float(shares.mean()) if len(shares) else 0.0

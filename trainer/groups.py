@@ -13,10 +13,11 @@ Weighed = tuple[Member, float]
 """A member and its advantage."""
 
 
-def weigh_groups(members: Sequence[Member]) -> list[Weighed]:
-    """Give each member its advantage, normalised in its group; leave out what carries no signal.
+def weigh_groups(members: Sequence[Member], *, scaled: bool = True) -> list[Weighed]:
+    """Give each member its advantage: its reward less the group's mean, over its deviation if `scaled`.
 
     Only fresh members with a verdict enter the mean and the deviation; logged members are measured against them.
+    Groups whose fresh members all have the same reward carry no signal and are left out.
     """
     groups: dict[int, list[Member]] = {}
     for member in members:
@@ -26,13 +27,13 @@ def weigh_groups(members: Sequence[Member]) -> list[Weighed]:
         fresh = [member.reward for member in group if member.reward is not None and not member.logged]
         if len(set(fresh)) < 2:
             continue
-        mean, deviation = statistics.fmean(fresh), statistics.stdev(fresh)
-        kept += [(one, (one.reward - mean) / (deviation + 1e-4)) for one in group if one.reward is not None]
+        mean, scale = statistics.fmean(fresh), statistics.stdev(fresh) + 1e-4 if scaled else 1.0
+        kept += [(one, (one.reward - mean) / scale) for one in group if one.reward is not None]
     return kept
 
 
-def cut_updates(kept: Sequence[Weighed], size: int, parts: int, rng: random.Random) -> list[list[list[Weighed]]]:
-    """Deal whole groups at random to updates of about `size` members, each cut into `parts` forward passes.
+def cut_updates(kept: Sequence[Weighed], size: int, rng: random.Random) -> list[list[Weighed]]:
+    """Deal whole groups at random to updates of about `size` members.
 
     Inside an update the members are sorted by their prompts' lengths, group by group: that changes nothing but how
     much has to be padded and read twice.
@@ -43,13 +44,17 @@ def cut_updates(kept: Sequence[Weighed], size: int, parts: int, rng: random.Rand
     dealt = rng.sample(list(groups.values()), len(groups))
     count = max(1, min(len(dealt), round(len(kept) / size)))
     updates = [dealt[i * len(dealt) // count : (i + 1) * len(dealt) // count] for i in range(count)]
-    return [_cut(sorted(update, key=lambda group: len(group[0][0].prompt_ids)), parts) for update in updates]
+    return [_join(sorted(update, key=lambda group: len(group[0][0].prompt_ids))) for update in updates]
 
 
-def _cut(groups: list[list[Weighed]], parts: int) -> list[list[Weighed]]:
-    """Cut the members of some groups into `parts` lists of like size, keeping their order."""
-    members = [one for group in groups for one in group]
-    return [members[i * len(members) // parts : (i + 1) * len(members) // parts] for i in range(parts)]
+def _join(groups: list[list[Weighed]]) -> list[Weighed]:
+    return [one for group in groups for one in group]
+
+
+def cut_parts(update: Sequence[Weighed], most: int) -> list[list[Weighed]]:
+    """Cut an update into forward passes of like size and at most `most` members, keeping the members' order."""
+    count = -(-len(update) // most)
+    return [list(update[i * len(update) // count : (i + 1) * len(update) // count]) for i in range(count)]
 
 
 def describe_groups(members: Sequence[Member], kept: Sequence[Weighed]) -> dict[str, float]:

@@ -6,21 +6,24 @@ an engine or a database itself.
 What differs from the method of "Reflect, Retry, Reward" (arXiv 2505.24726) and from stock TRL, and why:
 1. Groups without signal (all fresh rewards alike) are left out of the batch instead of diluting the loss, and a
    reflection whose retry got no verdict takes no part (DAPO's dynamic sampling, arXiv 2503.14476).
-2. The ratio's denominator is the sampler's own logprob of each token. Stock TRL uses them with vLLM only.
+2. The engine's own logprobs are the behaviour policy, which stock TRL knows with vLLM only. A token's ratio is taken to
+   the trainer's logprobs as the step began, and weighed for what the engine differs (trainer.losses).
 3. Logged reflections are judged by the fresh members' mean and deviation, but do not enter these: they were written
-   by an older policy and some of them were chosen for having been logged.
-4. The loss is summed over the tokens of one optimiser update and divided by their number (dapo), clipped at
-   1 - 0.2 and 1 + 0.28. A step makes as many updates as its groups with signal fill.
+   by an older policy and some of them were chosen for having been logged. Their ratio is to that policy, clipped.
+4. The loss is averaged over one optimiser update, however many forward passes it takes. A step makes as many updates
+   as its groups with signal fill. The loss types are TRL's; dr_grpo leaves the deviation out too, as its paper does.
 5. The KL is to the base model (the adapter switched off), never to the adapter that the round started from, so it
    does not drift from round to round; its log-ratio is clamped, as single tokens reach 14 nats otherwise.
 6. Whole groups meet in an update, sorted by their prompts, and a prompt is read once for all its members (on a CPU).
+7. Where memory runs out the update begins again with half as many sequences at once (trainer.memory).
+8. Guards end the training early where going on would do harm (trainer.guards).
+9. Only where the objective says so, an update's gradient is also that of successful retries as first answers
+   (trainer.first_try): a term of its own with figures of its own, never part of `loss`.
 """
 
+import math
 import os
-import random
-import time
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +44,18 @@ from transformers import (
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from trainer.batches import Batch, pack, score_sharing_prompts
+from trainer.batches import Batch, join_ids, pack, score_sharing_prompts
 from trainer.errors import RoundFailed
-from trainer.groups import Weighed, cut_updates, describe_groups, weigh_groups
+from trainer.groups import Weighed, cut_parts
+from trainer.guards import Stop
+from trainer.losses import Whole, average, choose_denominator, clamp_kl, estimate_mismatch
+from trainer.memory import Microbatch
 from trainer.samples import Member
 from trainer.settings import TrainerSettings
+from trainer.steps import Sample, StepDone, Steps
 
-Sample = Callable[[int], list[Member]]
-"""Draws the groups of one step, by its number from 1, under the current candidate."""
-
-StepDone = Callable[[int, dict[str, float], bool], None]
-"""Told after each step: its number, its figures, and whether the weights changed."""
+Scored = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""Logprobs (B, C), entropies (B, C) and TRL's auxiliary loss."""
 
 
 class ReflectionTrainer(GRPOTrainer):
@@ -69,47 +73,60 @@ class ReflectionTrainer(GRPOTrainer):
         on_cpu: bool,
     ) -> None:
         self.options = settings
+        self.steps = Steps(settings, self._draw_members, step_done)
+        self.microbatch = Microbatch(settings.microbatch_sequences or (32 if on_cpu else 8))
         self.share_prompts = on_cpu
-        microbatch = settings.microbatch_sequences or (32 if on_cpu else 8)
-        self._parts = -(-settings.minibatch_sequences // microbatch)
-        self._sample, self._step_done = sample, step_done
-        self._queue: deque[Batch] = deque()
-        self._rng = random.Random(settings.seed)
-        self._number = 0  # of the step
-        self._deadline = float("inf")
+        self._sample = sample
         self._members: list[Member] = []
-        self._figures: dict[str, float] = {}
-        self._gaps: list[float] = []
-        self._step_updates = 0
-        self.updates = 0  # of all steps
-        self._step_started = 0.0
-        self._update_started = 0.0
-        most = settings.step_failures * (settings.group_size + settings.logged_per_group)
+        self._proximal: dict[int, torch.Tensor] | None = None
+        self._scored: Scored | None = None
+        most = settings.step_failures * (settings.group_size + settings.most_logged)
         updates = settings.steps * settings.passes * max(1, -(-most // settings.minibatch_sequences) + 1)
         super().__init__(
             model=model,
             reward_funcs=self._read_rewards,
-            args=_trl_config(settings, output_dir, updates=updates, parts=self._parts, on_cpu=on_cpu),
-            # TRL's loop counts rows; what a step holds is drawn by us, so these are placeholders, one a forward pass.
-            train_dataset=Dataset.from_dict({"prompt": ["step"] * (updates * self._parts)}),
+            args=_trl_config(settings, output_dir, updates=updates, on_cpu=on_cpu),
+            # TRL's loop counts rows; what a step holds is drawn by us, so these are placeholders, one an update.
+            train_dataset=Dataset.from_dict({"prompt": ["step"] * updates}),
             processing_class=tokenizer,
             rollout_func=self._roll_out,
             callbacks=[_Pace(self)],
         )
         self.remove_callback(PrinterCallback)
+        self._metrics["train"] = self.steps.notes
 
     def run(self) -> None:
-        """Train until the steps, the failures or the seconds are used up. Raises: RoundFailed."""
-        if self.options.train_max_s is not None:
-            self._deadline = time.monotonic() + self.options.train_max_s
-        if self.draw_step():
+        """Train until the steps are used up, or `sample` or a guard says stop. Raises: RoundFailed."""
+        if self.begin_step():
             self.train()
+
+    @property
+    def updates(self) -> int:
+        """How many optimiser updates were made."""
+        return self.steps.updates
+
+    @property
+    def steps_taken(self) -> int:
+        """The number of the last step."""
+        return self.steps.number
+
+    @property
+    def stopped(self) -> Stop | None:
+        """What ended the training early, if anything did."""
+        return self.steps.guards.stopped
 
     # --- sampling -------------------------------------------------------------------------------------------------
 
-    def _roll_out(self, prompts: list[str], _trainer: GRPOTrainer) -> dict[str, list]:
-        """Be TRL's rollout function: draw the step's members."""
-        self._members = self._sample(int(prompts[0]))
+    def _draw_members(self, number: int) -> list[Member] | None:
+        """Draw a step's members and show them to TRL, which notes their figures; None where no step is to be taken."""
+        members = self._sample(number)
+        self._members = members or []
+        if members:
+            self._generate([str(number)])
+        return members
+
+    def _roll_out(self, _prompts: list[str], _trainer: GRPOTrainer) -> dict[str, list]:
+        """Be TRL's rollout function: show the step's members."""
         return {
             "prompt_ids": [list(m.prompt_ids) for m in self._members],
             "completion_ids": [list(m.token_ids) for m in self._members],
@@ -120,69 +137,94 @@ class ReflectionTrainer(GRPOTrainer):
         """Be TRL's reward function. TRL wants one, and never calls it: groups are weighed in trainer.groups."""
         return [member.reward for member in self._members]
 
-    def draw_step(self) -> bool:
-        """Sample until a step has signal and queue its forward passes. False when there are no steps left."""
-        while self._number < self.options.steps and time.monotonic() < self._deadline:
-            self._number += 1
-            self._step_started = time.monotonic()
-            self._metrics["train"].clear()
-            self._gaps.clear()
-            self._step_updates = 0
-            self._generate([str(self._number)])
-            kept = weigh_groups(self._members)
-            self._figures = describe_groups(self._members, kept)
-            self._figures["rollout_s"] = time.monotonic() - self._step_started
-            self._update_started = time.monotonic()
-            if kept:
-                self._queue_updates(kept)
-                return True
-            self.finish_step()
-        return False
+    def begin_step(self) -> bool:
+        """Draw the next step with signal, and score it where later updates will meet changed weights."""
+        if not self.steps.draw():
+            return False
+        self._proximal, kept = None, self.steps.kept
+        if self.options.importance != "none" and self.steps.queued > 1:
+            self._proximal = self.microbatch.fit(len(kept), lambda most: self._score_members(kept, most))
+        return True
 
-    def _queue_updates(self, kept: list[Weighed]) -> None:
-        for _ in range(self.options.passes):
-            for update in cut_updates(kept, self.options.minibatch_sequences, self._parts, self._rng):
-                tokens = sum(len(member.token_ids) for part in update for member, _ in part)
-                spare = next(one for part in update for one in part)
-                pad_id = int(self._tokenizer.pad_token_id)  # type: ignore[arg-type]
-                self._queue.extend(pack(part, pad_id, tokens, self._parts, spare) for part in update)
+    def go_on(self) -> bool:
+        """After an update: go on to the next one, in this step or the next. False when the training is over."""
+        if self.steps.queued and not self.stopped:
+            return True
+        self.steps.finish({"microbatch": self.microbatch.sequences})
+        return self.begin_step()
 
-    def finish_step(self) -> None:
-        """Tell the figures of the step that is over."""
-        figures = dict(self._figures)
-        for name, values in self._metrics["train"].items():
-            finite = [v for v in values if v == v]  # noqa: PLR0124 (not a number)
-            if finite and name in _TOLD:
-                figures[_TOLD[name]] = sum(finite) / len(finite)
-        if self._gaps:
-            figures["logprob_gap"] = sum(self._gaps) / len(self._gaps)
-        figures["updates"] = self._step_updates
-        figures["train_s"] = time.monotonic() - self._update_started
-        self._step_done(self._number, figures, self._step_updates > 0)
-
-    @property
-    def steps_taken(self) -> int:
-        """The number of the last step."""
-        return self._number
-
-    @property
-    def has_passes_left(self) -> bool:
-        """Whether the step's forward passes are not all done."""
-        return bool(self._queue)
-
-    def count_update(self) -> None:
-        """Note that an optimiser update was made."""
-        self._step_updates += 1
-        self.updates += 1
+    @torch.no_grad()
+    def _score_members(self, kept: list[Weighed], most: int) -> dict[int, torch.Tensor]:
+        """Score each fresh member's tokens with the weights that the step begins with."""
+        scored: dict[int, torch.Tensor] = {}
+        fresh = sorted((one for one in kept if not one[0].logged), key=lambda one: len(one[0].prompt_ids))
+        for part in cut_parts(fresh, most):
+            batch = self._lay_out(part, fresh)
+            logps = self._score(self._model(), batch)[0].cpu()  # (B, C)
+            scored |= {id(member): logps[row, : len(member.token_ids)] for row, (member, _) in enumerate(part)}
+        return scored
 
     # --- what TRL calls -------------------------------------------------------------------------------------------
 
-    def _prepare_inputs(self, generation_batch: Any) -> Batch:
-        """Hand out the next forward pass; the row that TRL's loader read is a placeholder."""
-        del generation_batch
-        batch = self._queue.popleft()
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Gather the gradient of the next update; the row that TRL's loader read is a placeholder."""
+        del inputs, num_items_in_batch
+        model.train()
+        update, answers = self.steps.take_update()
+        rows = max(len(update), len(answers))
+        return self.microbatch.fit(rows, lambda most: self._gather_gradient(model, update, answers, most))
+
+    def _gather_gradient(self, model: Any, update: list[Weighed], answers: list[Weighed], most: int) -> torch.Tensor:
+        """Run an update's forward and backward passes of at most `most` members, from no gradient on; give its loss.
+
+        That is the reflections' alone: what `answers` add to the gradient is told apart.
+        Broken off half-way it leaves no figures behind, so that it can be done again.
+        """
+        model.zero_grad()
+        told, self._metrics["train"] = self._metrics["train"], defaultdict(list)
+        try:
+            total = torch.zeros((), dtype=self._loss_dtype(), device=self.accelerator.device)
+            for part in cut_parts(update, most):
+                with self.compute_loss_context_manager():
+                    loss = self._compute_loss(model, self._lay_out(part, update))
+                self.accelerator.backward(loss)
+                total += loss.detach()
+            if answers:
+                self._metrics["train"]["first_try_loss"].append(self._distil(model, answers, most))
+            for name, values in self._metrics["train"].items():
+                told[name] += values
+        finally:
+            self._metrics["train"] = told
+        told["loss"].append(total.item())
+        return total
+
+    def _distil(self, model: Any, answers: list[Weighed], most: int) -> float:
+        """Add the weighed gradient of the answers' mean negative logprob a token; give that mean, unweighed, in nats.
+
+        Raises: RoundFailed where it is not finite.
+        """
+        total = 0.0
+        for part in cut_parts(answers, most):
+            batch = self._lay_out(part, answers)
+            with self.compute_loss_context_manager():
+                logps = self._score(model, batch)[0]  # (B, C)
+                loss = -(logps * batch["completion_mask"]).sum() / batch["whole"].tokens
+            self.accelerator.backward(self.options.first_try_weight * loss)
+            total += loss.item()
+        if not math.isfinite(total):
+            raise RoundFailed(
+                f"the loss of first answers became {total} in step {self.steps.number}; lower learning_rate or "
+                "first_try_weight"
+            )
+        return total
+
+    def _lay_out(self, part: list[Weighed], update: list[Weighed]) -> Batch:
+        """Lay out one forward pass of an update, where the model is and as it counts."""
+        whole = Whole(sum(len(member.token_ids) for member, _ in update), len(update))
+        batch = pack(part, int(self._tokenizer.pad_token_id), whole, self._proximal)  # type: ignore[arg-type]
         device, dtype = self.accelerator.device, self._loss_dtype()
-        return {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in batch.items()}
+        moved = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in batch.items()}
+        return {**moved, "whole": whole}
 
     def _model(self) -> torch.nn.Module:
         assert self.model is not None
@@ -191,78 +233,89 @@ class ReflectionTrainer(GRPOTrainer):
     def _loss_dtype(self) -> torch.dtype:
         return torch.promote_types(next(self._model().parameters()).dtype, torch.float32)
 
-    def _get_per_token_logps_and_entropies(  # type: ignore[override]
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **more: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Score the last `logits_to_keep` tokens (B, C).
+    def _score(self, model: Any, batch: Batch) -> Scored:
+        """Score the reflections' tokens (B, C).
 
         On a CPU each prompt is read once for its whole group, and the LM head never sees it; TRL's own way, which has
         the long vocabularies and the memory of a GPU in mind, scores every position there.
         """
+        (input_ids, attention_mask), keep = join_ids(batch), batch["completion_ids"].size(1)
         if not self.share_prompts:
-            scored = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, **more
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, keep, compute_entropy=True
             )
-        else:
-            logits = score_sharing_prompts(model, input_ids, attention_mask, logits_to_keep)
-            logps = torch.log_softmax(logits.to(self._loss_dtype()), dim=-1)  # (B, C, V)
-            chosen = logps.gather(-1, input_ids[:, -logits_to_keep:].unsqueeze(-1)).squeeze(-1)  # (B, C)
-            with torch.no_grad():
-                entropy = -(logps.exp() * logps).sum(-1)
-            scored = (chosen, entropy, None)
-        self._scored = scored[0]
-        return scored
+        logits = score_sharing_prompts(model, input_ids, attention_mask, keep)
+        logps = torch.log_softmax(logits.to(self._loss_dtype()), dim=-1)  # (B, C, V)
+        chosen = logps.gather(-1, input_ids[:, -keep:].unsqueeze(-1)).squeeze(-1)  # (B, C)
+        with torch.no_grad():
+            entropy = -(logps.exp() * logps).sum(-1)
+        return chosen, entropy, None
+
+    def _get_per_token_logps_and_entropies(self, *_: Any, **__: Any) -> Scored:  # type: ignore[override]
+        """Hand TRL's loss what has been scored already."""
+        assert self._scored is not None
+        return self._scored
 
     def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
-        """Add the clamped KL to the base model to TRL's clipped loss, and watch what the numbers say."""
-        fresh = inputs.pop("fresh")
+        """Compute a forward pass's share of its update's loss: TRL's clipped loss and the clamped KL to the base."""
+        options, told = self.options, self._metrics["train"]
+        whole, mask = inputs.pop("whole"), inputs["completion_mask"]
+        fresh, behaviour = inputs.pop("fresh").unsqueeze(1), inputs.pop("behaviour_logps")  # (B, 1), (B, C)
+        self._scored = self._score(model, inputs)
+        policy = self._scored[0]  # (B, C)
+        self._watch_engine(policy, behaviour, mask * fresh)
+        proximal = inputs.pop("proximal_logps", None)
+        inputs["old_per_token_logps"], weight = choose_denominator(policy, behaviour, proximal, fresh, options)
+        # TRL multiplies each token's loss by its advantage, and takes one for each token as well as one for a member.
+        inputs["advantages"] = inputs["advantages"].unsqueeze(1) * weight
         loss = super()._compute_loss(model, inputs)
-        policy = self._scored  # (B, C), as TRL's loss has just used it
-        mask = inputs["completion_mask"]  # (B, C)
-        self._watch_gap(policy, inputs["old_per_token_logps"], mask * fresh.unsqueeze(1))
-        if self.options.kl_beta > 0:
-            kl = self._kl_to_base(model, inputs, policy, mask)
-            update_tokens = inputs["num_items_in_batch"] * self._parts
-            self._metrics["train"]["kl"].append((kl.sum() / mask.sum().clamp(min=1)).item())
-            loss = loss + self.options.kl_beta * kl.sum() / update_tokens
+        if options.loss_type in ("grpo", "dr_grpo"):  # TRL's is the mean over this pass's members
+            loss = loss * len(mask) / whole.rows
+        if options.kl_beta > 0:
+            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+                base = self._score(model, inputs)[0]
+            kl = clamp_kl(base, policy, options.kl_clamp)
+            told["kl"].append(((kl * mask).sum() / mask.sum()).item())
+            loss = loss + options.kl_beta * average(kl, mask, whole, options)
         if not torch.isfinite(loss):
             raise RoundFailed(
-                f"the loss became {loss.item()} in step {self._number}; lower learning_rate, or raise kl_beta"
+                f"the loss became {loss.item()} in step {self.steps.number}; lower learning_rate, or raise kl_beta"
             )
-        self._metrics["train"]["loss"].append(loss.item() * self._parts)
         return loss
 
-    def _kl_to_base(self, model: Any, inputs: Batch, policy: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Estimate the KL of each token (B, C) to the base model, the log-ratio clamped."""
-        input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-            base, _, _ = self._get_per_token_logps_and_entropies(model, input_ids, attention, policy.size(1))
-        ratio = (base - policy).clamp(-self.options.kl_clamp, self.options.kl_clamp)
-        return (torch.exp(ratio) - ratio - 1) * mask
-
-    def _watch_gap(self, policy: torch.Tensor, behaviour: torch.Tensor, mask: torch.Tensor) -> None:
+    def _watch_engine(self, policy: torch.Tensor, behaviour: torch.Tensor, mask: torch.Tensor) -> None:
         """Compare the engine's logprobs with ours before the first update of a step, while the weights are the same.
 
         Raises: RoundFailed where they are far apart: the engine then serves something else than the candidate.
         """
-        if self._step_updates > 0 or not mask.any():
+        if self.steps.step_updates > 0 or not mask.any():
             return
         gap = ((policy.detach() - behaviour).abs() * mask).sum() / mask.sum()
-        self._gaps.append(gap.item())
+        self._metrics["train"]["logprob_gap"].append(gap.item())
+        self._metrics["train"]["mismatch_kl"].append(estimate_mismatch(policy, behaviour, mask).item())
         if gap > self.options.max_logprob_gap and self.options.push_every == 1:
             raise RoundFailed(
-                f"the engine's logprobs are {gap:.2f} nats a token away from the trainer's in step {self._number}: "
-                "it does not serve the candidate that is trained, or serves it at another precision"
+                f"the engine's logprobs are {gap:.2f} nats a token away from the trainer's in step "
+                f"{self.steps.number}: it does not serve the candidate that is trained, or not at this precision"
             )
 
-    def check_gradients(self) -> None:
-        """Raise RoundFailed where a gradient is not finite, before the optimiser uses it."""
-        for parameter in self._model().parameters():
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise RoundFailed(
-                    f"a gradient is not finite in step {self._number}; lower learning_rate, or raise kl_beta"
-                )
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Scale the update's gradient down to the largest norm that is allowed, and let the guards see what it was."""
+        norm: Any = super()._clip_grad_norm(model)
+        self.check_gradient(float(norm))
+        return norm
+
+    def check_gradient(self, norm: float) -> None:
+        """Throw an update's gradient away where the guards say so: the optimiser then leaves weights and moments be.
+
+        Raises: RoundFailed where it is not finite.
+        """
+        if not math.isfinite(norm):
+            raise RoundFailed(
+                f"a gradient is not finite in step {self.steps.number}; lower learning_rate, or raise kl_beta"
+            )
+        if not self.steps.admit_gradient(norm):
+            self._model().zero_grad(set_to_none=True)
 
 
 class _Pace(TrainerCallback):
@@ -271,50 +324,30 @@ class _Pace(TrainerCallback):
     def __init__(self, trainer: ReflectionTrainer) -> None:
         self._trainer = trainer
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        del args, state, control
-        self._trainer.check_gradients()
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state
-        self._trainer.count_update()
-        if self._trainer.has_passes_left:
-            return
-        self._trainer.finish_step()
-        if not self._trainer.draw_step():
+        if not self._trainer.go_on():
             control.should_training_stop = True
 
 
-_TOLD = {
-    "loss": "loss",
-    "kl": "kl",
-    "entropy": "entropy",
-    "clip_ratio/region_mean": "clipped",
-    "completions/mean_length": "reflection_tokens",
-    "completions/clipped_ratio": "truncated",
-}
-"""TRL's names of the figures that a step tells, and ours."""
-
-
-def _trl_config(settings: TrainerSettings, output_dir: Path, *, updates: int, parts: int, on_cpu: bool) -> GRPOConfig:
+def _trl_config(settings: TrainerSettings, output_dir: Path, *, updates: int, on_cpu: bool) -> GRPOConfig:
     """Say all that TRL and transformers need to know; their own defaults suit neither LoRA nor a CPU."""
     return GRPOConfig(
         output_dir=str(output_dir),
         per_device_train_batch_size=settings.group_size,
         num_generations=settings.group_size,
         steps_per_generation=1,
-        gradient_accumulation_steps=parts,
+        gradient_accumulation_steps=1,  # an update's forward passes are ours
         max_steps=updates,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
         adam_beta2=settings.adam_beta2,
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,
-        loss_type="dapo",
+        loss_type=settings.loss_type,
         epsilon=settings.clip_low,
-        epsilon_high=settings.clip_high,
+        epsilon_high=settings.cispo_max_ratio if settings.loss_type == "cispo" else settings.clip_high,
+        max_completion_length=settings.dr_grpo_tokens,  # all that TRL's dr_grpo divides by besides the members
         beta=0.0,  # TRL's reference would be a copy of the adapter that the round started from
         temperature=1.0,
         use_cpu=on_cpu,

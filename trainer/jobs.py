@@ -1,8 +1,8 @@
-"""The worker's two jobs: run a queued round, and keep the rounds going. Called by trainer.worker's Celery tasks.
+"""The worker's two jobs: run a queued round, and keep the rounds going and the tasks audited.
 
-The rounds table is the truth: a job takes the lease on the row, runs the round in a process of its own, reports its
-heartbeat, and writes how it failed where the process could not. Whatever rings twice, late or never does no harm. The
-worker itself must never import torch, and no trainer may outlive it.
+Called by trainer.worker's Celery tasks. The rounds table is the truth: a job takes the lease on the row, runs the round
+in a process of its own, reports its heartbeat, and writes how it failed where the process could not. Whatever rings
+twice, late or never does no harm. The worker itself must never import torch, and no trainer may outlive it.
 """
 
 import asyncio
@@ -14,28 +14,45 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import msgspec
 import structlog
 
-from server.domain import Round, RoundState, Task
+from server.domain import BASE_ADAPTER, Check, CheckState, Round, RoundState, Task
+from server.engine.replicas import open_replicas
 from server.errors import Conflict, Fenced, StoreUnavailable
-from server.settings import Settings
+from server.settings import RoundSizes, Settings
+from server.store.adapters import AdapterStore
+from server.store.audit import AuditStore
 from server.store.database import Database
 from server.store.episodes import EpisodeStore
+from server.store.panels import PanelStore
+from server.store.progress import ProgressStore
 from server.store.rounds import RoundStore
 from server.store.tasks import TaskStore
+from server.store.trainers import TrainerStore
+from server.store.verifiers import VerifierStore
+from trainer import leftovers
+from trainer.auditing import Auditor
+from trainer.canaries import CanaryWatch
+from trainer.upkeep import Upkeep
 
 Stopping = Callable[[], bool]
 """Says whether the worker is about to stop."""
 
-Ring = Callable[[str], None]
-"""Rings the workers for a round."""
+Ring = Callable[[Round], None]
+"""Rings the workers of a round's pool."""
 
 WATCH_S = 0.2
 """How often the trainer process is looked at: bounds how long a cancel, a fence or a stop takes."""
+
+PREFLIGHT_MOST_S = 120.0
+
+PANEL_WATCH_S = 1.0
+"""How often a panel's run looks whether a round waits: how late it gives way."""
 
 STORE_PATIENCE = 0.5
 """The share of `worker_lost_after_s` for which a heartbeat may fail because the database is away."""
@@ -56,18 +73,28 @@ class Stopped(Exception):
     """The worker stops; the round goes back into the queue once its heartbeat is stale."""
 
 
-async def run_round(round_id: str, settings: Settings, stopping: Stopping) -> str:
-    """Take the lease on a round and see it through; return how it ended, in a word."""
+def name_worker() -> str:
+    """Name this worker as the tables of rounds and of workers know it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+async def run_round(round_id: str, settings: Settings, stopping: Stopping, canaries: CanaryWatch | None = None) -> str:
+    """Take the lease on the round that is next in our pool, and see it through; return how it ended, in a word.
+
+    `round_id` is whose bell rang; the queue decides whose turn it is.
+    """
     database = Database(settings.database_url)
     try:
         rounds = RoundStore(database)
-        leased = await rounds.lease(round_id, f"{socket.gethostname()}:{os.getpid()}")
+        leased = await rounds.lease_next(settings.pool, name_worker())
         if leased is None:
-            return "not queued"  # another worker has it, or it was cancelled: a bell that rang twice
+            _log.debug("nothing_to_run", rung_for=round_id, pool=settings.pool)
+            return "not queued"  # the pool has its round, or the bell rang twice: the next tick rings for what waits
         log = _log.bind(round=leased.id, task=leased.task, epoch=leased.epoch)
         log.info("round_begins")
         try:
-            return await _see_through(leased, rounds, settings, stopping)
+            async with canaries.looking(database) if canaries else nullcontext():
+                return await _see_through(leased, rounds, settings, stopping)
         except Fenced:
             log.warning("round_lost")
             return "lost"
@@ -91,15 +118,31 @@ async def _see_through(leased: Round, rounds: RoundStore, settings: Settings, st
         ended_by = await _watch(trainer, leased, rounds, settings, stopping)
     finally:
         await stop_trainer(trainer)
-    if ended_by == "cancelled":
-        await rounds.finish(leased.id, leased.epoch, RoundState.CANCELLED, "cancelled on request")
-        return RoundState.CANCELLED
     row = await rounds.get(leased.id)
-    if row is not None and row.state is RoundState.RUNNING:
-        reason = read_reason(log_path, trainer.returncode or 0)
-        await rounds.finish(leased.id, leased.epoch, RoundState.FAILED, reason)
-        return RoundState.FAILED
-    return row.state if row else "gone"
+    if row is None or row.state is not RoundState.RUNNING or row.epoch != leased.epoch:
+        return row.state if row else "gone"  # the trainer wrote its end itself, or another worker has the round
+    state, reason = RoundState.CANCELLED, "cancelled on request"
+    if ended_by != "cancelled":
+        state, reason = RoundState.FAILED, read_reason(log_path, trainer.returncode or 0)
+    if await clear_up(row, settings):
+        state, reason = RoundState.PROMOTED, f"it was promoted before this: {reason}"
+    await rounds.finish(leased.id, leased.epoch, state, reason)
+    return state
+
+
+async def clear_up(row: Round, settings: Settings) -> bool:
+    """Take what a dead trainer left out of the engine and off the disk; say whether its adapter serves all the same."""
+    database, engine = Database(settings.database_url), open_replicas(settings.engine)
+    try:
+        return await leftovers.clear_up(
+            row, settings.rounds_dir / row.id, engine, AdapterStore(database), TaskStore(database)
+        )
+    except StoreUnavailable as error:
+        _log.warning("left_uncleared", round=row.id, error=str(error))
+        return False
+    finally:
+        await engine.close()
+        await database.close()
 
 
 async def _watch(
@@ -188,16 +231,122 @@ def read_reason(log_path: Path, returncode: int) -> str:
     return f"the trainer {how}{hint} without ending the round; its log {log_path.name} ends with: {last[:500]}"
 
 
-async def tick(settings: Settings, ring: Ring) -> dict[str, int]:
-    """Take rounds from lost workers, start due rounds, ring for the queued; return how many of each."""
+async def run_preflight(settings: Settings) -> int:
+    """Look with the trainer's eyes, in a process of its own, and write what it found; return how many checks failed."""
+    looking = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "trainer.preflight",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**_ENVIRONMENT, **settings.environment()},
+        start_new_session=True,
+        preexec_fn=_die_with(os.getpid()),
+    )
+    err = b""
+    try:
+        async with asyncio.timeout(PREFLIGHT_MOST_S):
+            out, err = await looking.communicate()
+        checks = msgspec.json.decode(out, type=list[Check])
+    except (TimeoutError, msgspec.DecodeError) as error:
+        await stop_trainer(looking)
+        late = isinstance(error, TimeoutError)
+        tail = "" if late else err.decode(errors="replace").strip().rpartition("\n")[2]
+        why = f"it took over {PREFLIGHT_MOST_S:g} s" if late else f"it broke: {tail[:500]}"
+        remedy = "run `python -m trainer.preflight` on the worker's machine"
+        checks = [Check("trainer's preflight", CheckState.FAILED, why, remedy)]
+    database = Database(settings.database_url)
+    try:
+        await TrainerStore(database).report(name_worker(), settings.pool, checks)
+    finally:
+        await database.close()
+    return sum(check.state is CheckState.FAILED for check in checks)
+
+
+async def run_panel(task: str, settings: Settings, stopping: Stopping) -> str:
+    """Ask a task's panel while nothing else waits in our pool; return how that ended, in a word.
+
+    It is broken off for a round, and goes on after it: what was asked stays written.
+    """
+    database = Database(settings.database_url)
+    try:
+        rounds = RoundStore(database)
+        if not await rounds.is_idle(settings.pool):
+            return "a round goes first"
+        folder = settings.rounds_dir / "panels"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{task}.log").open("wb") as log:
+            asking = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "trainer.panel", "--task", task),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**_ENVIRONMENT, **settings.environment()},
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),
+            )
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PANEL_WATCH_S):
+                        await asking.wait()
+                        break
+                if stopping() or not await rounds.is_idle(settings.pool):
+                    return "broken off"
+        finally:
+            await stop_trainer(asking)
+        said = "asked" if asking.returncode == 0 else read_reason(folder / f"{task}.log", asking.returncode or 0)
+        _log.info("panel", task=task, said=said)
+        return said
+    finally:
+        await database.close()
+
+
+async def find_due_panels(tasks: Sequence[Task], database: Database, sizes: RoundSizes) -> list[Task]:
+    """Find the tasks whose panel wants work: enough problems and none frozen yet, or a champion that was not asked.
+
+    A panel that a revocation or an erasure has made stale is due as well.
+    """
+    store, due = PanelStore(database), []
+    revoked = await VerifierStore(database).revoked()
+    for task in tasks:
+        if task.champion == BASE_ADAPTER:
+            continue  # nothing to compare yet
+        panel = await store.find_latest(task.name)
+        if panel is None:
+            wanted = int(task.training.options.get("panel_min_problems", sizes.panel_min_problems))
+            if await ProgressStore(database).count_problems(task.name, revoked, most=wanted) >= wanted:
+                due.append(task)
+        elif await store.count_results(panel, task.champion) < panel.size or await store.find_stale(panel, revoked):
+            due.append(task)
+    return due
+
+
+async def tick(
+    settings: Settings,
+    ring: Ring,
+    auditor: Auditor,
+    upkeep: Upkeep | None = None,
+    canaries: CanaryWatch | None = None,
+    *,
+    ring_panel: Callable[[Task], None] | None = None,
+) -> dict[str, int]:
+    """Take rounds from lost workers, start due rounds, ring for the queued, audit; return how many of each.
+
+    `canaries` are looked at. With `upkeep` the log is kept within its bounds as well, last: nothing waits for that.
+    """
     database = Database(settings.database_url)
     try:
         rounds, tasks, episodes = RoundStore(database), TaskStore(database), EpisodeStore(database)
         reaped = await rounds.reap(lost_after_s=settings.worker_lost_after_s)
         for row in reaped:
             _log.warning("round_reaped", round=row.id, state=row.state.value, reason=row.reason)
+            if row.state.ended:  # nobody takes it over
+                await clear_up(row, settings)
         started = 0
-        for task in await tasks.list():
+        there = await tasks.list()
+        for task in there:
             if await is_due(task, rounds, episodes):
                 with suppress(Conflict):  # one is queued or running
                     begun = await rounds.create(task.name, {})
@@ -205,21 +354,33 @@ async def tick(settings: Settings, ring: Ring) -> dict[str, int]:
                     started += 1
         queued = await rounds.queued()
         for row in queued:
-            ring(row.id)
-        return {"reaped": len(reaped), "started": started, "rung": len(queued)}
+            ring(row)
+        if canaries is not None:
+            await canaries.look(database)
+        for task in await find_due_panels(there, database, RoundSizes()) if ring_panel else ():
+            if ring_panel and await rounds.is_idle(task.training.pool):
+                ring_panel(task)
+        suspected = await auditor.look(there, AuditStore(database))
+        if upkeep is not None:
+            await upkeep.look(database)
+        return {"reaped": len(reaped), "started": started, "rung": len(queued), "suspected": suspected}
     finally:
         await database.close()
 
 
 async def is_due(task: Task, rounds: RoundStore, episodes: EpisodeStore) -> bool:
-    """Say whether a task's policy wants a round now: enough failures since the last one, or enough time."""
+    """Say whether a task's policy wants a round now: enough failures since the last one, or enough time.
+
+    Not while a canary runs: once it ends, the round would have been compared with what is champion no more.
+    """
     policy = task.training
-    if policy.train_on_new_failures is None and policy.interval_s is None:
+    if task.canary or (policy.train_on_new_failures is None and policy.interval_s is None):
         return False
     last = await rounds.last_ended(task.name)
     since = (last.started_at or last.created_at) if last else 0.0
-    failures = await episodes.count_failures(task.name, since=since)
-    if policy.train_on_new_failures is not None and failures >= max(1, policy.train_on_new_failures):
+    wanted = max(1, policy.train_on_new_failures or 1)
+    failures = await episodes.count_failures(task.name, since=since, most=wanted)
+    if policy.train_on_new_failures is not None and failures >= wanted:
         return True
     waited_s = time.time() - (last.ended_at if last else task.created_at)
     return policy.interval_s is not None and failures > 0 and waited_s >= policy.interval_s

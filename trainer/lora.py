@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from server.adapters.hot_swap import Probe, hash_file
 from trainer.errors import RoundFailed
@@ -84,6 +85,26 @@ def write_adapter(model: PeftModel, target: Path) -> dict[str, str]:
     model.save_pretrained(str(draft), selected_adapters=["default"], save_embedding_layers=False)
     (draft / "README.md").unlink(missing_ok=True)
     return _seal(draft, target)
+
+
+def write_probe_adapter(model_path: str, targets: Sequence[str], settings: TrainerSettings, target: Path) -> None:
+    """Write an adapter of the shape that a round would train, one that changes nothing; no weights are read for it.
+
+    Raises: FileExistsError; RoundFailed where the model's configuration cannot be opened.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_path)
+        with torch.device("meta"):
+            model = attach_adapter(AutoModelForCausalLM.from_config(config), targets, settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise RoundFailed(f"the trainer cannot open model {model_path}: {error}") from error
+    shapes = get_peft_model_state_dict(model, save_embedding_layers=False)
+    draft = _draft_of(target)
+    draft.mkdir()
+    save_file({name: torch.zeros(one.shape) for name, one in shapes.items()}, draft / "adapter_model.safetensors")
+    model.peft_config["default"].base_model_name_or_path = "base"
+    model.peft_config["default"].save_pretrained(str(draft))
+    _seal(draft, target)
 
 
 def copy_adapter(source: Path, target: Path) -> dict[str, str]:
@@ -161,6 +182,13 @@ def _continue_greedily(model: PeftModel, prompt: Sequence[int], margin: float) -
         if tokens[-1] in ends:
             break
     return tokens
+
+
+def score_base(model: PeftModel, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Compute the logprobs (T,) of `tokens` after `prompt` under the base model."""
+    model.eval()
+    with model.disable_adapter():
+        return _score(model, prompt, tokens).tolist()
 
 
 @torch.no_grad()

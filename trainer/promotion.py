@@ -5,22 +5,25 @@ must never move an adapter in the engine but through server.adapters.hot_swap.
 """
 
 import asyncio
-import re
 import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import PeftModel
 
-from server.adapters.hot_swap import push
-from server.domain import Adapter, Round, Task
+from server.adapters.hot_swap import hash_file, push
+from server.adapters.preflight import explain_refusal
+from server.domain import Adapter, AdapterStatus, Round, Task
 from server.engine.base import Engine
-from server.errors import MulliganError
+from server.errors import AdapterRefused, MulliganError
+from server.store.withdrawals import TRAINED_ON_REVOKED
+from trainer.errors import RoundFailed
+from trainer.leftovers import sweep_pushes
 from trainer.lora import copy_adapter, write_adapter
 
 KEPT_PUSHES = 1
@@ -41,6 +44,7 @@ class Candidate:
     prove: Prove
     name: str = ""  # of the last push
     stale: bool = False  # whether the weights have changed since the last push
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # what it is made for
     _loaded: deque[str] = field(default_factory=deque)
 
     @property
@@ -54,10 +58,7 @@ class Candidate:
         Raises: Fenced, EngineUnavailable.
         """
         await self.prove()
-        left = re.compile(re.escape(self.round.task) + r"@\d+\.\d+-[0-9a-f]{6}")  # a push, never an adapter
-        for name in (await self.engine.state()).adapters:
-            if left.fullmatch(name):
-                await self._drop(name)
+        await sweep_pushes(self.engine, self.round.task)
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     async def push(self, step: int) -> str:
@@ -68,7 +69,13 @@ class Candidate:
         await self.prove()
         name = f"{self.round.task}@{self.round.number}.{step}-{secrets.token_hex(3)}"
         await asyncio.to_thread(write_adapter, self.model, self.folder / name)
-        await push(self.engine, name, str(self.folder / name))
+        try:
+            await push(self.engine, name, str(self.folder / name))
+        except AdapterRefused as error:
+            if self.name:
+                raise
+            says, remedy = explain_refusal(error, self.folder, "the engine")  # the first: the folder may not be shared
+            raise RoundFailed(f"{says}: {remedy}") from error
         self.name, self.stale = name, False
         self._loaded.append(name)
         while len(self._loaded) > KEPT_PUSHES:
@@ -95,17 +102,40 @@ def adapter_name(round_: Round) -> str:
     return f"{round_.task}@{round_.number}{again}"
 
 
-async def save(candidate: Candidate, task: Task, adapters_dir: Path) -> Adapter:
-    """Save the weights that passed the gate, the last push byte by byte, and describe them as an adapter."""
+async def save(
+    candidate: Candidate, task: Task, adapters_dir: Path, start: Adapter | None, pins: Collection[str]
+) -> Adapter:
+    """Save the weights that passed the gate, the last push byte by byte, and describe them as an adapter.
+
+    `pins` are the verifiers that rewarded this round; those of the weights that it began with count as well.
+    """
     name = adapter_name(candidate.round)
     target = adapters_dir / task.name / name
     files = await asyncio.to_thread(copy_adapter, candidate.path, target)
+    return _describe(candidate, task, start, pins, path=str(target), files=files)
+
+
+async def reject(candidate: Candidate, task: Task, start: Adapter | None, pins: Collection[str]) -> Adapter:
+    """Describe the weights that the gate found to be worse: their hashes are all that is left of them.
+
+    The name is used up, and nothing can serve it.
+    """
+    files = await asyncio.to_thread(lambda: {path.name: hash_file(path) for path in sorted(candidate.path.iterdir())})
+    return replace(_describe(candidate, task, start, pins, path="", files=files), status=AdapterStatus.REJECTED)
+
+
+def _describe(
+    candidate: Candidate, task: Task, start: Adapter | None, pins: Collection[str], *, path: str, files: dict[str, str]
+) -> Adapter:
     return Adapter(
-        name=name,
+        name=adapter_name(candidate.round),
         task=task.name,
-        path=str(target),
+        path=path,
         files=files,
         round_id=candidate.round.id,
         parent=task.champion,
         created_at=time.time(),
+        verifiers=tuple(sorted({*pins, *(start.verifiers if start else ())})),
+        flags=tuple(flag for flag in (start.flags if start else ()) if flag.startswith(TRAINED_ON_REVOKED)),
+        fingerprints=dict(candidate.fingerprints),
     )

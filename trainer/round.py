@@ -2,7 +2,8 @@
 
 Run by trainer.jobs as a process of its own, `python -m trainer.round --round ID --epoch N`; every write carries the
 epoch, so that a round that was given to another worker can do nothing any more. It must never hold a database session
-while an engine or the trainer works, and never tell how the round ended before it has.
+while an engine or the trainer works, and never tell how the round ended before it has. A round that is begun again
+goes on from the rollouts that were kept (trainer.training).
 
 What differs from the method of "Reflect, Retry, Reward" (arXiv 2505.24726), and why (trainer/grpo.py has its own list):
 1. Failures come from the log of what users asked, not from a data set that is sampled for failures up front.
@@ -17,96 +18,44 @@ What differs from the method of "Reflect, Retry, Reward" (arXiv 2505.24726), and
 import argparse
 import asyncio
 import sys
-import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import structlog
 import torch
 
 from server.adapters import hot_swap
-from server.domain import BASE_ADAPTER, Adapter, AdapterStatus, Round, RoundState, Step, Task
+from server.adapters.canary import begin_canary
+from server.adapters.reconcile import ServingShelf
+from server.domain import BASE_ADAPTER, Adapter, Binding, BindingMode, RoundState
 from server.engine.base import Engine
-from server.engine.sglang import SGLangEngine
-from server.errors import Conflict, Fenced, MulliganError, StoreUnavailable
+from server.engine.replicas import looked_after
+from server.errors import Conflict, Fenced, MulliganError
 from server.logs import configure_logs
+from server.orchestration.verification import allow
+from server.redaction import make_log_redactor
 from server.settings import Settings
-from server.store.adapters import AdapterStore
 from server.store.database import Database
-from server.store.episodes import EpisodeStore
-from server.store.events import EventStore
-from server.store.presence import PresenceStore
-from server.store.rounds import RoundStore
-from server.store.tasks import TaskStore
-from trainer import dataset, gate, promotion
+from server.store.fencing import RoundEpoch
+from trainer import dataset, gate, gate_round, preflight, promotion
+from trainer.budget import Budget
+from trainer.desk import Desk, Stores, insist, open_engine
 from trainer.errors import RoundFailed
-from trainer.grpo import ReflectionTrainer
 from trainer.lora import choose_device, choose_threads, make_probe, open_model
-from trainer.rollout import Deck, Sampler
-from trainer.samples import Failure, Member
+from trainer.memory import take_share
+from trainer.regating import regate
+from trainer.rollout import Sampler
+from trainer.samples import Failure
 from trainer.settings import TrainerSettings
+from trainer.starting import describe_objective, find_start, take_over
+from trainer.training import RoundSteps, train
+from trainer.yielding import come_second, find_courtesy
 
-T = TypeVar("T")
 Ending = tuple[RoundState, str]
 """How a round ended and why, in words."""
 
-STORE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # all together well below what makes a worker count as lost
-
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """The tables that a round reads and writes."""
-
-    rounds: RoundStore
-    tasks: TaskStore
-    episodes: EpisodeStore
-    adapters: AdapterStore
-    events: EventStore
-    presence: PresenceStore
-
-    @classmethod
-    def open(cls, database: Database) -> "Stores":
-        """Open them all on one database."""
-        rounds, tasks, episodes = RoundStore(database), TaskStore(database), EpisodeStore(database)
-        return cls(rounds, tasks, episodes, AdapterStore(database), EventStore(database), PresenceStore(database))
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """Where one round is worked on: its row, fenced by its epoch, and what it needs."""
-
-    round: Round
-    task: Task
-    stores: Stores
-    engine: Engine
-    settings: Settings
-    options: TrainerSettings
-
-    async def note(self, **changes: Any) -> Round:
-        """Write to the round's row; without changes only prove that it is still ours. Raises: Fenced."""
-        if "phase" in changes:
-            _log.info("phase", round=self.round.id, phase=changes["phase"])
-        return await insist(lambda: self.stores.rounds.update(self.round.id, self.round.epoch, **changes))
-
-    @property
-    def folder(self) -> Path:
-        """Where the round keeps its log and its pushes."""
-        return self.settings.rounds_dir / self.round.id
-
-
-async def insist(write: Callable[[], Awaitable[T]]) -> T:
-    """Write to the store, waiting a little where it is away: minutes of work hang on it. Raises: what it raises."""
-    for pause_s in STORE_PAUSES_S:
-        try:
-            return await write()
-        except StoreUnavailable:
-            await asyncio.sleep(pause_s)
-    return await write()
 
 
 async def run_round(desk: Desk) -> Ending:
@@ -114,127 +63,154 @@ async def run_round(desk: Desk) -> Ending:
 
     Raises: RoundFailed, Fenced, the engine's errors.
     """
+    if desk.round.adapter and desk.task.champion == desk.round.adapter:
+        return RoundState.PROMOTED, "its adapter was promoted by an earlier lease, which was lost right after"
+    if desk.options.gate_only:
+        return await regate(desk, await find_audits(desk))
     await desk.note(phase="selecting", steps_total=desk.options.steps)
     start = await find_start(desk)
+    kept = await take_over(desk, start)
     await desk.note(parent=start.name if start else BASE_ADAPTER)
     engine = desk.settings.engine
+    take_share(engine.trainer_share, choose_device(desk.options))
     model, tokenizer = await asyncio.to_thread(
         open_model, engine.model, start.path if start else None, engine.lora_target_modules, desk.options
     )
     torch.set_num_threads(choose_threads(model, desk.options))
-    selection = await dataset.select(desk.task.name, desk.stores.episodes, tokenizer, desk.options)
+    await preflight.refuse_unfit(desk.settings, desk.options, desk.task, model, tokenizer)
+    selection = await select(desk, tokenizer)
     candidate = promotion.Candidate(model, desk.engine, desk.round, desk.folder / "pushes", desk.note)
+    candidate.fingerprints = preflight.take_all_fingerprints(engine.model, tokenizer, desk.task)
     await candidate.sweep()
+    budget = await open_budget(desk)
+    second = come_second(desk.engine, budget.count, await find_courtesy(desk.settings, desk.stores.presence))
     try:
-        await desk.note(phase="training", report={"selection": selection.describe()})
-        await train(desk, candidate, tokenizer, selection.failures)
+        await desk.note(phase="training")
+        await desk.tell(objective=await describe_objective(desk, start))
+        await desk.tell(selection=selection.describe(), budget=budget.describe())
+        steps = RoundSteps(desk, candidate, selection, Sampler(second, desk.options), budget, kept)
+        await train(steps, tokenizer)
 
         await desk.note(phase="gate")
-        held_out = await desk.stores.episodes.held_out(desk.task.name, limit=desk.options.gate_problems)
-        report = await gate.judge_candidate(
-            held_out,
-            engine=desk.engine,
-            champion=desk.task.champion,
-            candidate=candidate.name,
-            settings=desk.options,
-        )
-        await desk.note(report={"selection": selection.describe(), **report})
-        _log.info("gate", **report)
+        report = await hold_gate(desk, candidate, second, budget)
         if report["decision"] == gate.Decision.REGRESSED:
+            await reject(desk, candidate, start, selection.failures)
             return RoundState.REGRESSED, report["reason"]
 
         await desk.note(phase="promoting")
-        adapter = await promotion.save(candidate, desk.task, desk.settings.adapters_dir)
-        await insist(lambda: desk.stores.adapters.add(adapter, epoch_of_round=(desk.round.id, desk.round.epoch)))
-        await desk.note(adapter=adapter.name)
+        adapter = await keep(desk, candidate, start, selection.failures)
+        if gone := [flag for flag in adapter.flags if flag not in (start.flags if start else ())]:
+            return RoundState.INCONCLUSIVE, f"a verifier was revoked while it trained ({gone[0]})"
         if report["decision"] != gate.Decision.PROMOTED:
             return RoundState.INCONCLUSIVE, report["reason"]
         return await promote(desk, candidate, adapter, selection.failures, report["reason"])
     finally:
         await candidate.withdraw()
+        await desk.leave(budget=budget.describe())
 
 
-async def train(desk: Desk, candidate: promotion.Candidate, tokenizer: Any, failures: list[Failure]) -> None:
-    """Take the steps: TRL trains in a thread and calls back here for its rollouts and after each step."""
-    loop, options = asyncio.get_running_loop(), desk.options
-    deck, sampler = Deck(failures, options.seed), Sampler(desk.engine, options)
-    await candidate.push(0)
+async def select(desk: Desk, tokenizer: Any) -> dataset.Selection:
+    """Select what the round learns from: failures since the last round that came to a decision, and a share of older.
 
-    def wait(work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
-
-    def sample(_number: int) -> list[Member]:
-        return wait(sampler.sample_step(deck.deal(options.step_failures), candidate.name))
-
-    def step_done(number: int, metrics: dict[str, float], changed: bool) -> None:
-        wait(_tell_step(desk, candidate, number, metrics, changed))
-
-    on_cpu = choose_device(options).type == "cpu"
-    trainer = ReflectionTrainer(
-        candidate.model,
+    Raises: RoundFailed.
+    """
+    last = await desk.stores.rounds.last_decided(desk.task.name)
+    return await dataset.select(
+        desk.task.name,
+        desk.stores.episodes,
         tokenizer,
-        options,
-        sample=sample,
-        step_done=step_done,
-        output_dir=desk.folder / "trl",
-        on_cpu=on_cpu,
+        desk.options,
+        await desk.stores.verifiers.revoked(),
+        since=last.started_at if last else 0.0,
+        champion=desk.task.champion,
     )
-    await asyncio.to_thread(trainer.run)
-    if not trainer.updates:
+
+
+async def open_budget(desk: Desk) -> Budget:
+    """Open the round's budget, with what earlier leases have used of it."""
+    held_out = await desk.stores.episodes.held_out(desk.task.name, limit=desk.options.gate_problems)
+    return Budget(
+        desk.options,
+        desk.folder,
+        seconds_before=max(0.0, desk.round.heartbeat_at - desk.round.started_at),
+        tokens=await desk.stores.rollouts.count_tokens(desk.round.id),
+        gate_samples=gate_round.count_samples(desk.options, len(held_out)),
+        gate_least=2 * desk.options.gate_samples * len(held_out) // desk.options.gate_looks,
+    )
+
+
+async def hold_gate(desk: Desk, candidate: promotion.Candidate, engine: Engine, budget: Budget) -> dict[str, Any]:
+    """Compare the candidate with the champion, within what is left of the budget, and report it.
+
+    Raises: RoundFailed where the budget does not reach, the engine's errors.
+    """
+    budget.check_gate()
+    logged = await desk.stores.episodes.held_out(desk.task.name, limit=desk.options.gate_problems)
+    held_out = [replace(one, prompts=desk.task.prompts) for one in logged]  # as it would be served
+    try:
+        async with asyncio.timeout(budget.seconds_left):
+            audits = await find_audits(desk)
+            report = await gate_round.judge(
+                desk, candidate.name, engine, held_out, audits=audits, seconds_left=lambda: budget.seconds_left
+            )
+    except TimeoutError as error:
         raise RoundFailed(
-            "nothing could be learnt: in every group the retries all passed or all failed; "
-            "more failures, a larger group_size or another base model would help"
-        )
-    if candidate.stale:
-        await candidate.push(trainer.steps_taken)
+            f"max_minutes is used up: the gate was still under way after {desk.options.max_minutes:g} minutes; "
+            "raise it, or lower steps, step_failures, group_size or gate_problems"
+        ) from error
+    await desk.tell(**report)
+    _log.info("gate", **report)
+    return report
 
 
-async def _tell_step(
-    desk: Desk, candidate: promotion.Candidate, number: int, metrics: dict[str, float], changed: bool
-) -> None:
-    """Log a step live, and push the weights that it made."""
-    started = time.monotonic()
-    candidate.stale = candidate.stale or changed
-    if candidate.stale and number % desk.options.push_every == 0:
-        await candidate.push(number)
-        metrics = {**metrics, "push_s": time.monotonic() - started}
-    _log.info("step", number=number, **{name: round(value, 4) for name, value in metrics.items()})
-    step = Step(desk.round.id, number, metrics, time.time())
-    await insist(lambda: desk.stores.rounds.add_step(desk.round.id, desk.round.epoch, step))
+async def find_audits(desk: Desk) -> list[Binding]:
+    """Bind the task's hidden verifiers, but for what was revoked."""
+    pins = [pin for pin in desk.task.verifiers if pin.mode == BindingMode.AUDIT]
+    found = [(pin, await desk.stores.verifiers.get(pin.name, pin.version)) for pin in pins]
+    return [
+        Binding(version.kind, version.config, version.name, version.version, pin.args, pin.when, pin.mode)
+        for pin, version in found
+        if version is not None and version.revoked_at is None
+    ]
 
 
-async def find_start(desk: Desk) -> Adapter | None:
-    """Find the adapter to go on from: the last round's candidate if it was inconclusive, else the champion."""
-    task, adapters = desk.task, desk.stores.adapters
-    last = await desk.stores.rounds.last_ended(task.name)
-    if last and last.state is RoundState.INCONCLUSIVE and last.adapter:
-        kept = await adapters.get(last.adapter)
-        if kept and kept.parent == task.champion and kept.status is AdapterStatus.CANDIDATE:
-            return kept
-    return await adapters.get(task.champion) if task.champion != BASE_ADAPTER else None
+async def reject(desk: Desk, candidate: promotion.Candidate, start: Adapter | None, failures: list[Failure]) -> None:
+    """Record the candidate as rejected; its files go with its pushes, and nothing goes on from it."""
+    adapter = await promotion.reject(candidate, desk.task, start, dataset.list_pins(failures))
+    adapter = await insist(lambda: desk.stores.adapters.add(adapter, epoch_of_round=desk.held))
+    await desk.note(adapter=adapter.name)
+
+
+async def keep(desk: Desk, candidate: promotion.Candidate, start: Adapter | None, failures: list[Failure]) -> Adapter:
+    """Save the candidate and record it, with the verifiers that rewarded it; its flags come back with it."""
+    adapter = await promotion.save(candidate, desk.task, desk.settings.adapters_dir, start, dataset.list_pins(failures))
+    adapter = await insist(lambda: desk.stores.adapters.add(adapter, epoch_of_round=desk.held))
+    await desk.note(adapter=adapter.name)
+    return adapter
 
 
 async def promote(
     desk: Desk, candidate: promotion.Candidate, adapter: Adapter, failures: list[Failure], reason: str
 ) -> Ending:
-    """Swap the adapter that passed the gate in, or leave it to a human where the task says so."""
-    if desk.task.training.promotion == "approve":
-        waits = f"passed the gate and waits for approval (`mulligan adapters promote {adapter.name}`): {reason}"
-        return RoundState.INCONCLUSIVE, waits
+    """Try the adapter that passed the gate on live traffic, or swap it in, or leave it to a human: as the task says."""
+    policy = desk.task.training
+    if policy.promotion == "approve":
+        how = f'`mulligan adapters promote {adapter.name} --comment "..."`'
+        return RoundState.INCONCLUSIVE, f"passed the gate and waits for approval ({how}): {reason}"
     probe = await asyncio.to_thread(make_probe, candidate.model, [failure.prompt_ids for failure in failures[:8]])
+    ours: dict[str, Any] = {
+        "actor": f"round:{desk.round.id}",
+        "probe": probe,
+        "expected_generation": desk.task.generation,
+        "epoch_of_round": desk.held,
+    }
     try:
+        if policy.canary is not None:
+            await begin_canary(adapter.name, policy.canary, desk.rooms, **ours)
+            tried = f"its canary begins with {100 * policy.canary.share:g} % of live traffic"
+            return RoundState.INCONCLUSIVE, f"passed the gate; {tried}: {reason}"
         await hot_swap.promote(
-            adapter.name,
-            engine=desk.engine,
-            tasks=desk.stores.tasks,
-            adapters=desk.stores.adapters,
-            presence=desk.stores.presence,
-            events=desk.stores.events,
-            actor=f"round:{desk.round.id}",
-            probe=probe,
-            expected_generation=desk.task.generation,
-            epoch_of_round=(desk.round.id, desk.round.epoch),
-            drain_timeout_s=desk.options.drain_timeout_s,
+            adapter.name, drain_timeout_s=desk.options.drain_timeout_s, reason=reason, **ours, **desk.rooms.for_swap()
         )
     except Conflict as error:
         return RoundState.INCONCLUSIVE, f"passed the gate, but the champion changed meanwhile ({error}): {reason}"
@@ -246,31 +222,41 @@ async def work(settings: Settings, defaults: TrainerSettings, round_id: str, epo
 
     Raises: RoundFailed, Fenced, the engine's errors, StoreUnavailable.
     """
-    database = Database(settings.database_url)
-    engine = SGLangEngine(
-        settings.engine.url, model_name=settings.engine.model_name, timeout_s=settings.engine.request_timeout_s
-    )
+    database, engine = Database(settings.database_url), open_engine(settings)
     try:
-        stores = Stores.open(database)
-        row = await stores.rounds.get(round_id)
-        if row is None or row.epoch != epoch:
-            raise Fenced(f"Round {round_id} is not held under epoch {epoch} any more.")
-        task = await stores.tasks.get(row.task)
-        if task is None:
-            raise RoundFailed(f"the task {row.task!r} of this round is gone")
-        options = defaults.override(task.training.options, row.options)
-        if options.lora_rank > settings.engine.max_lora_rank:
-            raise RoundFailed(
-                f"lora_rank is {options.lora_rank}, the engine takes adapters of rank {settings.engine.max_lora_rank} "
-                "at most: lower lora_rank, or start the engine with a higher engine.max_lora_rank"
-            )
-        desk = Desk(replace(row, epoch=epoch), task, stores, engine, settings, options)
-        state, reason = await run_round(desk)
-        await insist(lambda: stores.rounds.finish(round_id, epoch, state, reason))
+        desk = await sit_down(settings, defaults, Stores.open(database), engine, (round_id, epoch))
+        # An engine that comes back gets what serves and our pushes before it is asked again.
+        shelf = ServingShelf(desk.stores.tasks, desk.stores.adapters, also=engine.loaded_here)
+        async with looked_after(engine, shelf):
+            state, reason = await run_round(desk)
+        await insist(lambda: desk.stores.rounds.finish(round_id, epoch, state, reason))
         _log.info("ended", round=round_id, state=state.value, reason=reason)
     finally:
         await engine.close()
         await database.close()
+
+
+async def sit_down(
+    settings: Settings, defaults: TrainerSettings, stores: Stores, engine: Engine, held: RoundEpoch
+) -> Desk:
+    """Find the round of a lease, its task and its options.
+
+    Raises: RoundFailed, Fenced, InvalidRequest for an option that is unknown or wrong.
+    """
+    round_id, epoch = held
+    row = await stores.rounds.get(round_id)
+    if row is None or row.epoch != epoch:
+        raise Fenced(f"Round {round_id} is not held under epoch {epoch} any more.")
+    task = await stores.tasks.get(row.task)
+    if task is None:
+        raise RoundFailed(f"the task {row.task!r} of this round is gone")
+    options = defaults.override(task.training.options, row.options)
+    if options.lora_rank > settings.engine.max_lora_rank:
+        raise RoundFailed(
+            f"lora_rank is {options.lora_rank}, the engine takes adapters of rank {settings.engine.max_lora_rank} "
+            "at most: lower lora_rank, or start the engine with a higher engine.max_lora_rank"
+        )
+    return Desk(replace(row, epoch=epoch), task, stores, engine, settings, options)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -280,7 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epoch", required=True, type=int, help="the epoch of its lease")
     arguments = parser.parse_args(argv)
     settings = Settings()
-    configure_logs(settings.log_level, json=settings.log_json)
+    configure_logs(settings.log_level, json=settings.log_json, redact=make_log_redactor(settings.log.redact))
+    allow(settings.verifiers)
     try:
         asyncio.run(work(settings, TrainerSettings(), arguments.round, arguments.epoch))
     except Exception as error:  # noqa: BLE001 -- the job reads the reason from the log's last line

@@ -4,9 +4,10 @@ Made by trainer.dataset and trainer.rollout, read by trainer.grpo and trainer.pr
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from server.domain import Rollout
 from server.orchestration.reflection import Message, Prompts
 from server.orchestration.verification import VerifierSet
 from verifiers.base import Status
@@ -41,11 +42,19 @@ class Failure:
     logged: tuple[LoggedReflection, ...] = ()
     recovered: bool = False
     tokenised: bool = False
+    raw: bool = False  # asked as a raw text, which no chat prompt stands for
+    alike: tuple[str, ...] = ()  # other episodes that failed the same, whose reflections are among `logged`
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One reflection in a group, as it was sampled. `reward` is None where no verdict was reached."""
+    """One reflection in a group, as it was sampled. `reward` is None where no verdict was reached.
+
+    What stands behind `logged` is not trained on, but kept with it: the failure, the retry and its verdict, the adapter
+    that sampled, and the tokens that both answers took, prompts included. The last two are trained on where the
+    objective says so (trainer.first_try): the first prompt as the engine renders it, the same for the whole group, and
+    the tokens that the retry was sampled as.
+    """
 
     group: int  # members with the same number reflect on the same failed attempt
     prompt_ids: Sequence[int]  # (P,)
@@ -53,6 +62,22 @@ class Member:
     logprobs: Sequence[float]  # (T,) the behaviour policy's
     reward: float | None
     logged: bool = False  # written while serving: stays out of the baseline
+    episode_id: str = ""
+    verdict: str = ""
+    retry: Message | None = None
+    adapter: str = ""
+    tokens: int = 0
+    first_prompt_ids: Sequence[int] = ()  # (Q,)
+    retry_ids: Sequence[int] = ()  # (A,)
+
+    @classmethod
+    def of(cls, kept: Rollout) -> "Member":
+        """Make a member of what was kept of it."""
+        return cls(**{one.name: getattr(kept, one.name) for one in fields(kept)})
+
+    def keep(self) -> Rollout:
+        """Say what is kept of it."""
+        return Rollout(**{one.name: getattr(self, one.name) for one in fields(self)})
 
 
 def read_reward(status: str) -> float | None:

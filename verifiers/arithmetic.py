@@ -41,7 +41,7 @@ def evaluate(text: str) -> Evaluated:
     parser = _Parser(_tokenize(text))
     value = parser.expression(0)
     parser.expect_end()
-    return Evaluated(value, tuple(parser.numbers))
+    return Evaluated(Fraction(value), tuple(parser.numbers))
 
 
 def _tokenize(text: str) -> list[str | int]:
@@ -68,14 +68,14 @@ def _read_number(digits: str) -> int:
 
 
 class _Parser:
-    """Recursive descent over the tokens; evaluates as it goes."""
+    """Recursive descent over the tokens; evaluates as it goes, in integers where they do: fractions cost ten times."""
 
     def __init__(self, tokens: list[str | int]) -> None:
         self._tokens = tokens
         self._next = 0
         self.numbers: list[int] = []
 
-    def expression(self, depth: int) -> Fraction:
+    def expression(self, depth: int) -> int | Fraction:
         value = self._term(depth)
         while self._tokens[self._next] in ("+", "-"):
             operator = self._take()
@@ -83,21 +83,21 @@ class _Parser:
             value = value + right if operator == "+" else value - right
         return value
 
-    def _term(self, depth: int) -> Fraction:
+    def _term(self, depth: int) -> int | Fraction:
         value = self._factor(depth)
         while self._tokens[self._next] in ("*", "/"):
             operator = self._take()
             right = self._factor(depth)
             if operator == "/" and not right:
                 raise BadExpression("it divides by zero")
-            value = value * right if operator == "*" else value / right
+            value = value * right if operator == "*" else _divide(value, right)
         return value
 
-    def _factor(self, depth: int) -> Fraction:
+    def _factor(self, depth: int) -> int | Fraction:
         symbol = self._take()
         if isinstance(symbol, int):
             self.numbers.append(symbol)
-            return Fraction(symbol)
+            return symbol
         if symbol != "(":
             raise BadExpression(f"a number is missing {_place(symbol)}")
         if depth >= MAX_DEPTH:
@@ -119,6 +119,13 @@ class _Parser:
         symbol = self._tokens[self._next]
         self._next += symbol != ""
         return symbol
+
+
+def _divide(left: int | Fraction, right: int | Fraction) -> int | Fraction:
+    if isinstance(left, int) and isinstance(right, int):
+        whole, rest = divmod(left, right)
+        return Fraction(left, right) if rest else whole
+    return Fraction(left) / right
 
 
 def _place(symbol: str | int) -> str:

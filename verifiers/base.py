@@ -11,6 +11,9 @@ Request = Mapping[str, Any]
 Answer = Mapping[str, Any]
 """An OpenAI assistant message: `content` (text or None) and `tool_calls` (a list, or absent)."""
 
+WHOLE = "(root)"
+"""Where a flaw is that is one of the whole value, and not of a place in it."""
+
 
 class Status(StrEnum):
     """What a verdict can be."""
@@ -21,12 +24,39 @@ class Status(StrEnum):
     SKIPPED = "skipped"  # its binding's `when` does not apply to this request and answer
 
 
+class Cause(StrEnum):
+    """Why a verifier abstained. `stops` tells the causes that mean that it is broken, not that this input was odd."""
+
+    TIMEOUT = "timeout"  # it gave no verdict in its time
+    CRASHED = "crashed"  # its process died or was killed: memory, a signal
+    BROKE = "broke"  # its code raised
+    BAD_RETURN = "bad_return"  # it returned or answered what is no verdict
+    UNREACHABLE = "unreachable"  # a webhook, a judge or a database could not be reached, or refused
+    BUSY = "busy"  # no worker was free in time
+    BAD_ARGS = "bad_args"  # the request's arguments cannot be used
+    TOO_COSTLY = "too_costly"  # judging this answer would take too long, so it was not begun
+    UNDECIDED = "undecided"  # it ran and could not tell: a judge without a majority, for example
+    STOPPED = "stopped"  # the circuit breaker holds it
+    REVOKED = "revoked"  # its version was revoked, and there is none before it
+
+    @property
+    def stops(self) -> bool:
+        """Whether it counts against the verifier at the circuit breaker."""
+        return self in _BREAKS
+
+
+_BREAKS = frozenset({
+    Cause.TIMEOUT, Cause.CRASHED, Cause.BROKE, Cause.BAD_RETURN, Cause.UNREACHABLE, Cause.BUSY,
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a verifier says of one answer.
 
     `score` lies in [0, 1]. `reason` may carry the reference, so it is shown to the model only where the task says
-    `show: reason` and `safe_for_model` is true. `stdout` is what user code printed, bounded.
+    `show: reason` and `safe_for_model` is true. `stdout` is what user code printed, bounded. `cause` is why it
+    abstained; None for every other status.
     """
 
     status: Status
@@ -34,6 +64,7 @@ class Verdict:
     reason: str = ""
     safe_for_model: bool = False
     stdout: str = ""
+    cause: Cause | None = None
 
     @classmethod
     def passed(cls, reason: str = "", score: float = 1.0, **more: Any) -> "Verdict":
@@ -46,9 +77,9 @@ class Verdict:
         return cls(Status.FAILED, score, reason, **more)
 
     @classmethod
-    def abstained(cls, reason: str, **more: Any) -> "Verdict":
+    def abstained(cls, reason: str, cause: Cause = Cause.BROKE, **more: Any) -> "Verdict":
         """Build the verdict of a verifier that could not judge."""
-        return cls(Status.ABSTAINED, 0.0, reason, **more)
+        return cls(Status.ABSTAINED, 0.0, reason, cause=cause, **more)
 
 
 class InvalidVerifier(ValueError):
@@ -60,7 +91,7 @@ class InvalidVerifier(ValueError):
         self.where = where
 
     def __str__(self) -> str:
-        return f"{self.message} (at {self.where})" if self.where else self.message
+        return f"{self.message} (at {self.where})" if self.where not in (None, "", WHOLE) else self.message
 
 
 class InvalidArgs(ValueError):
@@ -72,7 +103,7 @@ class InvalidArgs(ValueError):
         self.where = where
 
     def __str__(self) -> str:
-        return f"{self.message} (at {self.where})" if self.where else self.message
+        return f"{self.message} (at {self.where})" if self.where not in (None, "", WHOLE) else self.message
 
 
 class Verifier(Protocol):

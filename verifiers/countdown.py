@@ -11,7 +11,7 @@ from typing import Any
 
 from verifiers.answers import read_text
 from verifiers.arithmetic import BadExpression, evaluate
-from verifiers.base import Answer, InvalidArgs, Request, Verdict
+from verifiers.base import Answer, Cause, InvalidArgs, Request, Verdict
 from verifiers.kind import Kind
 
 _BOUND = 10**12
@@ -48,7 +48,7 @@ class CountdownVerifier:
         numbers: Any = problem.get("numbers")
         target: Any = problem.get("target")
         if not _are_integers(numbers) or not _are_integers([target]):
-            return Verdict.abstained("the numbers or the target are missing, or no integers")
+            return Verdict.abstained("the numbers or the target are missing, or no integers", Cause.BAD_ARGS)
         flaw = find_flaw(read_text(answer), numbers, target)
         return Verdict.failed(flaw, safe_for_model=True) if flaw else Verdict.passed()
 

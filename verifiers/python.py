@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from verifiers.answers import MAX_DEPTH, scrub
-from verifiers.base import Answer, InvalidVerifier, Request, Verdict
-from verifiers.kind import Kind
+from verifiers.base import Answer, Cause, InvalidVerifier, Request, Verdict
+from verifiers.kind import CODE, Kind
 from verifiers.sandbox import MAX_RUN_S, BadProgram, Sandbox, SandboxFailed
 from verifiers.sandbox_report import clean
 
@@ -20,7 +20,10 @@ MAX_CODE_CHARS = 64 * 1024
 MAX_REASON_CHARS = 2000
 
 _CALL = f"{FUNCTION}(__request, __answer, __args)"
-_RETURNS = "verify has to return a bool, or {'passed': bool, 'score': 0 to 1, 'reason': str}"
+_RETURNS = (
+    "verify has to return a bool, or {'passed': bool} with, if wanted, "
+    "'score' (0 to 1), 'reason' (str) and 'safe_for_model' (bool)"
+)
 
 
 class PythonVerifier:
@@ -46,9 +49,9 @@ class PythonVerifier:
             inputs = {"__request": to_plain(request), "__answer": to_plain(answer), "__args": to_plain(args)}
             ran = await self._sandbox.run(self._code, _CALL, inputs, self._timeout_s)
         except SandboxFailed as error:
-            return Verdict.abstained(error.reason, stdout=error.stdout)
+            return Verdict.abstained(error.reason, error.cause, stdout=error.stdout)
         except TypeError as error:  # from to_plain
-            return Verdict.abstained(str(error))
+            return Verdict.abstained(str(error), Cause.BAD_ARGS)
         return read_verdict(ran.value, ran.stdout)
 
 
@@ -74,20 +77,27 @@ def read_verdict(value: Any, stdout: str) -> Verdict:
     """Read what the function returned; anything but a verdict is an abstention."""
     if isinstance(value, bool):
         value = {"passed": value}
-    if not isinstance(value, dict) or not isinstance(value.get("passed"), bool):
-        return Verdict.abstained(f"{_RETURNS}, not {type(value).__name__}", stdout=stdout)
+    if not isinstance(value, dict):
+        return _refuse_return(f"{_RETURNS}, not {type(value).__name__}", stdout)
+    if not isinstance(value.get("passed"), bool):
+        lacks = "`passed` is no bool" if "passed" in value else "`passed` is missing"
+        return _refuse_return(f"{_RETURNS}: {lacks}", stdout)
     unknown = next((key for key in value if key not in ("passed", "score", "reason", "safe_for_model")), None)
     if unknown is not None:
-        return Verdict.abstained(f"{_RETURNS}: {str(unknown)[:100]!a} is not known", stdout=stdout)
+        return _refuse_return(f"{_RETURNS}: {str(unknown)[:100]!a} is not known", stdout)
     passed, score, reason = value["passed"], value.get("score"), value.get("reason", "")
     safe = value.get("safe_for_model", False)
     score = float(passed) if score is None else score
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1 or math.isnan(score):
-        return Verdict.abstained(f"{_RETURNS}: the score is not from 0 to 1", stdout=stdout)
+        return _refuse_return(f"{_RETURNS}: the score is not from 0 to 1", stdout)
     if not isinstance(reason, str) or not isinstance(safe, bool):
-        return Verdict.abstained(f"{_RETURNS}: the reason is no text", stdout=stdout)
+        return _refuse_return(f"{_RETURNS}: the reason is no text", stdout)
     build = Verdict.passed if passed else Verdict.failed
     return build(clean(reason)[:MAX_REASON_CHARS], float(score), safe_for_model=safe, stdout=stdout)
+
+
+def _refuse_return(reason: str, stdout: str) -> Verdict:
+    return Verdict.abstained(reason, Cause.BAD_RETURN, stdout=stdout)
 
 
 def make_kind(sandbox: Sandbox) -> Kind:
@@ -115,4 +125,5 @@ def make_kind(sandbox: Sandbox) -> Kind:
         },
         args_schema={"type": "object", "description": "Anything: it is given to the function as `args`."},
         compile=lambda config: PythonVerifier(config, sandbox),
+        find_needs=lambda _config: frozenset({CODE}),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import re2
 
 from verifiers.answers import read_text
-from verifiers.base import Answer, InvalidVerifier, Request, Verdict
+from verifiers.base import Answer, Cause, InvalidVerifier, Request, Verdict
 from verifiers.kind import Kind
 
 MAX_BYTES = 2 * 2**20  # of a compiled pattern; RE2's own limit is four times that, and half a second to fill
@@ -46,7 +46,8 @@ class RegexVerifier:
         text = read_text(answer).encode()
         steps = self._program_size * len(text)
         if steps > MAX_STEPS:
-            return Verdict.abstained(f"the answer is too long ({len(text)} bytes) for this pattern")
+            reason = f"the answer is too long ({len(text)} bytes) for this pattern"
+            return Verdict.abstained(reason, Cause.TOO_COSTLY)
         match = self._match(text) if steps <= MAX_STEPS_INLINE else await asyncio.to_thread(self._match, text)
         if (match is None) == self._negate:
             return Verdict.passed()

@@ -6,8 +6,8 @@ the operating system limits the worker (`verifiers.sandbox_worker`) and kills it
 nothing but SandboxFailed and BadProgram leaves this module.
 
 The pool is synchronous and driven by as many threads as there are workers, so it belongs to no event loop and serves
-one after another. It starts with its first use, and again after `close`. It does not survive a fork: what was forked
-from a process that used it has to do without.
+one after another; `verifiers.turns` sees to it that slow programs never hold them all. It starts with its first use,
+and again after `close`. It does not survive a fork: what was forked from a process that used it has to do without.
 """
 
 import asyncio
@@ -15,20 +15,26 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pydantic_monty as monty
 from pydantic_monty._binary import find_monty_binary
 
-from verifiers.sandbox_report import Printed, explain, place
+from verifiers.base import Cause
+from verifiers.sandbox_report import TOO_MUCH, Printed, classify, explain, place
+from verifiers.turns import Turns
 
 MEMORY_BYTES = 64 * 2**20
 ADDRESS_SPACE_BYTES = 512 * 2**20
@@ -49,9 +55,10 @@ _OS_POLICY: monty.OSPolicy = {"sleep": "zero", "random_start": {"seed": 0}}
 class SandboxFailed(Exception):
     """The code raised, was stopped, or could not be run. `stdout` is what it printed before."""
 
-    def __init__(self, reason: str, stdout: str = "") -> None:
+    def __init__(self, reason: str, stdout: str = "", cause: Cause = Cause.BROKE) -> None:
         super().__init__(reason, stdout)
         self.reason = reason
+        self.cause = cause
         self.stdout = stdout
 
 
@@ -75,7 +82,7 @@ class Ran:
 @dataclass(frozen=True, eq=False)
 class _Opened:
     pool: monty.Monty
-    threads: ThreadPoolExecutor
+    threads: Turns
     program: Path  # in a folder of its own, which only this user may enter
 
 
@@ -84,7 +91,7 @@ class Sandbox:
 
     def __init__(self, workers: int | None = None, *, queue_s: float = QUEUE_S) -> None:
         self._queue_s = queue_s
-        self._workers = workers or min(8, max(2, os.cpu_count() or 2))
+        self._workers = workers or min(8, max(2, os.cpu_count() or 2)) + 1  # one program holds all but one
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
         self._host_pid = 0
@@ -99,7 +106,7 @@ class Sandbox:
         if digest in self._checked:
             return
         try:
-            self._submit(_load, code, function).result(self._queue_s + CHECK_S + KILL_GRACE_S)
+            self._submit(_load, _load, code, function).result(self._queue_s + CHECK_S + KILL_GRACE_S)
         except SandboxFailed as error:
             raise BadProgram(error.reason) from None
         except TimeoutError:
@@ -116,11 +123,11 @@ class Sandbox:
         Raises: SandboxFailed.
         """
         timeout_s = min(timeout_s, MAX_RUN_S)
-        future = asyncio.wrap_future(self._submit(_run, f"{code}\n{call}", dict(inputs), timeout_s))
+        future = asyncio.wrap_future(self._submit(hash(code), _run, f"{code}\n{call}", dict(inputs), timeout_s))
         try:
             return await asyncio.wait_for(future, self._queue_s + timeout_s + KILL_GRACE_S)
         except TimeoutError:
-            raise SandboxFailed(_BUSY) from None
+            raise SandboxFailed(_BUSY, cause=Cause.BUSY) from None
 
     def close(self) -> None:
         """Let running code end, then end the workers. The next use opens the pool again."""
@@ -129,16 +136,16 @@ class Sandbox:
                 return
             opened, self._opened = self._opened, None
         if opened is not None:
-            opened.threads.shutdown(wait=True, cancel_futures=True)
+            opened.threads.close()
             opened.pool.__exit__(None, None, None)
             shutil.rmtree(opened.program.parent, ignore_errors=True)
 
-    def _submit(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    def _submit(self, program: Hashable, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         try:
             opened = self._open()
-            return opened.threads.submit(work, opened.pool, *arguments)
+            return opened.threads.submit(program, partial(work, opened.pool, *arguments))
         except (OSError, RuntimeError) as error:  # no worker program, no folder for it, forked, or being closed
-            raise SandboxFailed(f"the sandbox cannot start: {error}") from None
+            raise SandboxFailed(f"the sandbox cannot start: {error}", cause=Cause.CRASHED) from None
 
     def _open(self) -> _Opened:
         with self._lock:
@@ -168,7 +175,7 @@ def _open_pool(workers: int) -> _Opened:
         feed_duration_limit_grace=KILL_GRACE_S,
     )
     pool.__enter__()
-    return _Opened(pool, ThreadPoolExecutor(workers, thread_name_prefix="verifier-sandbox"), program)
+    return _Opened(pool, Turns(workers, thread_name="verifier-sandbox"), program)
 
 
 def _make_private(folder: Path) -> None:
@@ -211,13 +218,24 @@ def _run(pool: monty.Monty, source: str, inputs: dict[str, Any], timeout_s: floa
 
     Raises: SandboxFailed.
     """
-    printed = Printed()
+    printed, started = Printed(), time.perf_counter()
     try:
         with _checkout(pool, timeout_s) as session:
+            printed.stop = partial(_kill, session.worker_pid)
+            started = time.perf_counter()
             value = session.feed_run(source, inputs=inputs, print_callback=printed)
         return Ran(value, printed.text)
     except (monty.MontyError, OSError, RuntimeError, ValueError, TypeError) as error:
-        raise SandboxFailed(explain(error, source.count("\n")), printed.text) from None
+        if printed.too_much:
+            raise SandboxFailed(TOO_MUCH, printed.text, Cause.CRASHED) from None
+        late = time.perf_counter() - started >= timeout_s
+        raise SandboxFailed(explain(error, source.count("\n")), printed.text, classify(error, late=late)) from None
+
+
+def _kill(pid: int | None) -> None:
+    if pid is not None:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _load(pool: monty.Monty, code: str, function: str) -> None:

@@ -1,18 +1,25 @@
 """Turns what a sandbox worker reports into short, safe text. Called by `verifiers.sandbox` alone."""
 
+from collections.abc import Callable
+
 from pydantic_monty import MontyCrashedError, MontyError, MontyRuntimeError, MontySyntaxError
+
+from verifiers.base import Cause
 
 STDOUT_CHARS = 4096
 MAX_PRINTED_CHARS = 1_000_000
+TOO_MUCH = f"the code printed more than {MAX_PRINTED_CHARS:,} characters"
 MAX_REASON_CHARS = 500
 MAX_FRAMES = 3
 _TIME_IS_UP = "TimeoutError: feed time limit exceeded"
 
 
 class Printed:
-    """Keeps the first STDOUT_CHARS that code prints, and stops code that prints a million."""
+    """Keeps the first STDOUT_CHARS that code prints; where it prints a million, `stop` is called, once."""
 
     def __init__(self) -> None:
+        self.stop: Callable[[], None] | None = None
+        self.too_much = False
         self._parts: list[str] = []
         self._kept = 0
         self._seen = 0
@@ -20,7 +27,7 @@ class Printed:
     def __call__(self, _stream: str, text: str) -> None:
         """Take what was printed.
 
-        Raises: MemoryError where it is too much; the code ends with it.
+        Raises: MemoryError where it is too much; by itself that is only told when the code ends.
         """
         self._seen += len(text)
         if self._kept < STDOUT_CHARS:
@@ -28,7 +35,11 @@ class Printed:
             self._parts.append(part)
             self._kept += len(part)
         if self._seen > MAX_PRINTED_CHARS:
-            raise MemoryError(f"the code printed more than {MAX_PRINTED_CHARS:,} characters")
+            if not self.too_much:
+                self.too_much = True
+                if self.stop:
+                    self.stop()
+            raise MemoryError(TOO_MUCH)
 
     @property
     def text(self) -> str:
@@ -58,6 +69,20 @@ def explain(error: Exception, lines: int) -> str:
     if message.startswith(_TIME_IS_UP):
         return "the code ran longer than its time"
     return f"{message} ({', '.join(steps)})" if steps else message
+
+
+def classify(error: Exception, *, late: bool) -> Cause:
+    """Say which cause of an abstention it is; `late`: whether the code had run for all of its time."""
+    if isinstance(error, MontyCrashedError):  # the watchdog kills who is late, without a status
+        return Cause.TIMEOUT if late and error.exit_status is None else Cause.CRASHED
+    if isinstance(error, MontyRuntimeError):
+        message = error.display("type-msg")
+        if message.startswith(_TIME_IS_UP):
+            return Cause.TIMEOUT
+        return Cause.CRASHED if message.startswith("MemoryError") else Cause.BROKE
+    if isinstance(error, TimeoutError):  # no worker was free
+        return Cause.BUSY
+    return Cause.BROKE if isinstance(error, MontyError) else Cause.CRASHED
 
 
 def place(error: MontyRuntimeError | MontySyntaxError) -> str | None:

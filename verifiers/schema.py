@@ -13,12 +13,15 @@ from typing import Any, NoReturn
 import jsonschema_rs
 from jsonschema_rs import FancyRegexOptions, ValidationError, ValidationErrorKind
 
-from verifiers.schema_cost import MAX_EVALUATIONS, BadSchema, measure, measure_depth
+from verifiers.base import WHOLE
+from verifiers.schema_cost import MAX_WORK, count_leaves, measure, measure_depth
+from verifiers.schema_references import BadSchema
+from verifiers.schema_weights import BACKTRACKS
 
 __all__ = ["BadSchema", "Flaw", "Schema", "TooCostly", "point"]
 
 MAX_MESSAGE_CHARS = 300
-_PATTERNS = FancyRegexOptions(backtrack_limit=10_000, size_limit=2**20, dfa_size_limit=2**20)
+_PATTERNS = FancyRegexOptions(backtrack_limit=BACKTRACKS, size_limit=2**20, dfa_size_limit=2**20)
 _ENGINE_GAVE_UP = (ValidationErrorKind.BacktrackLimitExceeded, ValidationErrorKind.RegexEngineFailure)
 # What these say of a value never holds more of the schema than its types, names and sizes.
 _TELLS_NO_VALUE = frozenset({
@@ -46,7 +49,7 @@ class Flaw:
 def point(path: Sequence[str | int]) -> str:
     """Render a path as a JSON pointer."""
     escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in path)
-    return "/" + "/".join(escaped) if path else "(root)"
+    return "/" + "/".join(escaped) if path else WHOLE
 
 
 def _refuse(uri: str) -> NoReturn:
@@ -75,8 +78,7 @@ class Schema:
 
         Raises: TooCostly, and ValueError for what is not JSON.
         """
-        depth = measure_depth(value) if self._cost.growth > 1 else 0
-        if self._cost.evaluations(size, depth) > MAX_EVALUATIONS:
+        if self._work(value, size) > MAX_WORK:
             raise TooCostly("the answer is too large, or nested too deeply, to be checked with this schema")
         try:
             self._validator.validate(value)
@@ -86,6 +88,13 @@ class Schema:
             keyword = error.kind.name
             return Flaw(point(error.instance_path), _shorten(error.message), keyword not in _TELLS_NO_VALUE)
         return None
+
+    def _work(self, value: Any, size: int) -> int:
+        depth = measure_depth(value) if self._cost.growth > 1 else 0
+        bound = self._cost.work(size, depth, (size + 1) // 2)  # every leaf and what parts it from the next
+        if bound <= MAX_WORK or not size:
+            return bound
+        return self._cost.work(size, depth, count_leaves(value))
 
 
 def _shorten(message: str) -> str:

@@ -5,13 +5,18 @@ every level), and schemas come from clients with every request, so each one is m
 answer is weighed against it. Pure arithmetic on the schema: it must never validate anything.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
-from urllib.parse import unquote
 
-MAX_EVALUATIONS = 100_000_000  # of one character each, about 4 ns
+from verifiers.schema_references import BadSchema, References, has_id
+from verifiers.schema_weights import count_states, list_patterns, weigh_chars, weigh_leaves
+
+MAX_WORK = 8_000_000  # in the units of `schema_weights`: about 40 ms, for which everything else waits
+MAX_STATES = 50_000  # of all patterns together: compiling them takes about as long
+MAX_PARTS = 5_000  # subschemas, each as often as it is referred to: compiling them takes about as long, too
+MAX_COPIES = 2_000  # of what the validator copies to find the unevaluated: about 12 us each, when it is compiled
 
 # Keywords whose subschemas judge the very same value...
 _HERE = ("not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies")
@@ -22,39 +27,29 @@ _BELOW = (
     "patternProperties", "additionalProperties", "propertyNames", "items", "additionalItems", "contains",
     "unevaluatedItems", "unevaluatedProperties",
 )  # fmt: skip
+_UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "dependencies")
-
-
-class BadSchema(ValueError):
-    """The schema is refused. `where` is the JSON pointer of the offending part."""
-
-    def __init__(self, message: str, where: str = "(root)") -> None:
-        super().__init__(message, where)
-        self.message = message
-        self.where = where
-
-    def __str__(self) -> str:
-        return f"{self.message} (at {self.where})"
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How often one place of a value is judged at most: `paths` times, times `growth` a level of recursion."""
+    """What judging takes at most: `paths` for each character and `leaf_paths` for each leaf, times `growth` a level."""
 
     paths: int
     growth: int
+    leaf_paths: int = 0
 
-    def evaluations(self, size: int, depth: int) -> int:
-        """Bound the work on a value of `size` characters that is nested `depth` deep."""
-        return size * self.paths * self.growth ** min(depth, 64)
+    def work(self, size: int, depth: int, leaves: int) -> int:
+        """Bound the work on a value of `size` characters and `leaves` leaves that is nested `depth` deep."""
+        return (size * self.paths + leaves * self.leaf_paths) * self.growth ** min(depth, 64)
 
 
 @dataclass(slots=True)
 class _Node:
     """What is known of one subschema. `is_open` while its children are still being visited."""
 
-    here: int = 1  # judgements of the very same value
-    below: int = 0  # judgements of any one part of it
+    here: int  # work on the very same value
+    below: int = 0  # work on any one part of it
     returns: int = 0  # ways back to a subschema that is still open
     is_open: bool = True
 
@@ -66,9 +61,14 @@ class _Node:
 @dataclass(slots=True)
 class _Walk:
     root: Any
+    references: References
+    weigh: Callable[[Mapping[str, Any]], int]
     nodes: dict[int, _Node] = field(default_factory=dict)
     re_entered: dict[int, _Node] = field(default_factory=dict)
     here_edges: dict[int, list[int]] = field(default_factory=dict)
+    parts: int = 0
+    states: int = 0  # of all patterns, and 100 more for each
+    asking: list[int] = field(default_factory=list)  # who asks what is unevaluated
 
 
 def measure(schema: Any) -> Cost:
@@ -76,16 +76,36 @@ def measure(schema: Any) -> Cost:
 
     Raises: BadSchema where it refers to anything outside itself, or to itself without going down into the value.
     """
-    walk = _Walk(schema)
+    references = References(schema)
     try:
-        root = _visit(walk, schema)
-        TopologicalSorter(walk.here_edges).prepare()
+        root, growth, states = _walk(_Walk(schema, references, weigh_chars))
+        leaves, _, _ = _walk(_Walk(schema, references, weigh_leaves))
     except RecursionError:
         raise BadSchema("the schema is nested too deeply") from None
     except CycleError:
         raise BadSchema("the schema refers to itself without going down into the value") from None
+    if states > MAX_STATES:
+        raise BadSchema("the patterns of the schema repeat too much, all together: use maxLength instead")
+    return Cost(max(root, 1), growth, leaves)
+
+
+def _walk(walk: _Walk) -> tuple[int, int, int]:
+    root = _visit(walk, walk.root)
+    if _count_copies(walk) > MAX_COPIES:
+        raise BadSchema("what is unevaluated depends on too much: use additionalProperties or fewer references")
     growth = max((node.returns for node in walk.re_entered.values()), default=1)
-    return Cost(root.paths, growth)
+    return root.paths, growth, walk.states
+
+
+def _count_copies(walk: _Walk) -> int:
+    """Count the subschemas that judge the same value as those that ask, with every reference written out.
+
+    Raises: CycleError.
+    """
+    copies: dict[int, int] = {}
+    for place in TopologicalSorter(walk.here_edges).static_order():
+        copies[place] = 1 + sum(copies[child] for child in walk.here_edges[place])
+    return sum(copies[place] for place in walk.asking)
 
 
 def measure_depth(value: Any) -> int:
@@ -97,6 +117,21 @@ def measure_depth(value: Any) -> int:
     return depth - 1
 
 
+def count_leaves(value: Any) -> int:
+    """Count the texts, numbers and names in a JSON value."""
+    leaves, left = 0, [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            leaves += len(item)
+            left.extend(item.values())
+        elif isinstance(item, list):
+            left.extend(item)
+        else:
+            leaves += 1
+    return leaves
+
+
 def _parts(value: Any) -> Sequence[Any]:
     if isinstance(value, Mapping):
         return list(value.values())
@@ -105,19 +140,26 @@ def _parts(value: Any) -> Sequence[Any]:
 
 def _visit(walk: _Walk, schema: Any) -> _Node:
     """Visit a subschema depth first; what is open already is a recursion."""
+    walk.parts += 1
+    if walk.parts > MAX_PARTS:
+        raise BadSchema(f"the schema has more than {MAX_PARTS:,} parts")
     if not isinstance(schema, Mapping):
-        return _Node(is_open=False)
+        return _Node(walk.weigh({}), is_open=False)
     node = walk.nodes.get(id(schema))
     if node is not None:
         if node.is_open:
             walk.re_entered[id(schema)] = node
         return node
-    node = walk.nodes[id(schema)] = _Node()
-    same = _children_here(walk.root, schema)
+    node = walk.nodes[id(schema)] = _Node(walk.weigh(schema))
+    walk.states += sum(100 + count_states(pattern) for pattern in list_patterns(schema))
+    same = _children_here(walk, schema)
     walk.here_edges[id(schema)] = [id(child) for child in same if isinstance(child, Mapping)]
+    again = 3 if any(keyword in schema for keyword in _UNEVALUATED) else 1  # it asks the others what they looked at
     for child in same:
         found = _visit(walk, child)
-        _add(node, found, here=found.here, below=found.below)
+        _add(node, found, here=again * found.here, below=again * found.below)
+    if again > 1:
+        walk.asking.append(id(schema))
     apart = [_visit(walk, child) for keyword in _APART for child in _subschemas(schema, keyword)]
     if apart:
         node.below += max(0 if found.is_open else found.paths for found in apart)
@@ -138,11 +180,12 @@ def _add(node: _Node, found: _Node, *, here: int, below: int) -> None:
         node.returns += found.returns
 
 
-def _children_here(root: Any, schema: Mapping[str, Any]) -> list[Any]:
+def _children_here(walk: _Walk, schema: Mapping[str, Any]) -> list[Any]:
     """List the subschemas that judge the same value as `schema`, the target of its reference among them."""
-    _refuse_names(schema, is_root=schema is root)
-    target = [_resolve(root, schema["$ref"])] if "$ref" in schema else []
-    return [*target, *(child for keyword in _HERE for child in _subschemas(schema, keyword))]
+    if schema is not walk.root and has_id(schema):
+        raise BadSchema("only the root of a schema may have an id")
+    targets = walk.references.targets(schema)
+    return [*targets, *(child for keyword in _HERE for child in _subschemas(schema, keyword))]
 
 
 def _subschemas(schema: Mapping[str, Any], keyword: str) -> Iterator[Any]:
@@ -151,27 +194,3 @@ def _subschemas(schema: Mapping[str, Any], keyword: str) -> Iterator[Any]:
         yield found
     else:
         yield from _parts(found)
-
-
-def _refuse_names(schema: Mapping[str, Any], *, is_root: bool) -> None:
-    """Refuse what gives schemas other addresses than their place, so that every reference can be followed here."""
-    for keyword in ("$dynamicRef", "$recursiveRef"):
-        if keyword in schema:
-            raise BadSchema(f"{keyword} is not supported: use $ref with a pointer (#/...)")
-    if not is_root and (isinstance(schema.get("$id"), str) or isinstance(schema.get("id"), str)):
-        raise BadSchema("only the root of a schema may have an id")
-
-
-def _resolve(root: Any, reference: Any) -> Any:
-    if reference == "#":
-        return root
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        raise BadSchema(f"$ref must point into the schema itself (#/...), not to {str(reference)[:100]!r}")
-    found = root
-    for part in reference[2:].split("/"):
-        key = unquote(part).replace("~1", "/").replace("~0", "~")
-        try:
-            found = found[int(key)] if isinstance(found, list) else found[key]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise BadSchema(f"$ref points to nothing: {reference[:100]!r}") from None
-    return found

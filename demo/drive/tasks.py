@@ -23,16 +23,28 @@ class DemoTask:
 
 # For a model of a few million parameters; a real one wants a hundredth of this learning rate.
 _TINY = {
-    "train_max_s": 200,  # a slow machine takes fewer steps rather than more than twelve minutes in all
+    "max_minutes": 10,  # of a round: a slow machine takes fewer steps, so that the gate still fits
     "step_failures": 64,
     "group_size": 8,
+    "logged_share": 0.125,  # one of nine
+    "importance": "none",  # the embedded engine and the trainer agree to 1e-4 nats: the extra reading buys nothing
     "learning_rate": 4e-3,
     "minibatch_sequences": 64,
     "lora_rank": 8,
     "lora_alpha": 16,
     "gate_problems": 120,
     "gate_samples": 2,
-    "first_try_margin": 0.1,  # the gate's own estimate of the first try has a standard error of 3 points at this size
+    "gate_max_samples": 3,
+    "gate_effect": 0.1,  # it gains more than this or nothing
+    "first_try_margin": 0.1,  # over runs the first try falls by up to five points; with six samples that is within it
+    "first_try_samples": 6,
+    "other_tasks_margin": 0.2,  # so small a model pays for one task with the other: four points were seen
+    "guard_problems": 40,
+    "guard_max_samples": 6,
+    "length_margin": 0.5,
+    "latency_margin": 2.0,  # a reflection that works is two to three times as long as the base's
+    "control_problems": 30,
+    "control_samples": 1,
 }
 
 DEMO_TASKS: Mapping[str, DemoTask] = {

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from server.domain import ApiKey, Role, Scope, Task, VerifierVersion
+from server.domain import ApiKey, BindingMode, Role, Scope, Task, VerifierVersion
 from server.errors import Forbidden, StoreUnavailable, Unauthorized
 from server.store.keys import NOTED_EVERY_S
 
@@ -107,7 +107,7 @@ class Keyring:
                 del self._uses[key_id]
 
     def forget(self, digest: str) -> None:
-        """Look a key up again at its next use: it was revoked."""
+        """Look a key up again at its next use: it was revoked or changed."""
         self._known.pop(digest, None)
 
     async def _ask(self, digest: str) -> ApiKey | None:
@@ -160,7 +160,7 @@ def require_scope(key: ApiKey, *scopes: str) -> None:
     if not (may(key, scopes[0]) or any(may(key, scope) for scope in scopes[1:])):
         has = f"the role {str(key.role)!r}" + (f" and the scopes {', '.join(key.scopes)}" if key.scopes else "")
         message = f"This needs {_name_need(scopes)}; the key {key.name!r} has {has}."
-        raise Forbidden(f"{message} A key is not changed: take another, which an admin makes.")
+        raise Forbidden(f"{message} An admin can change its scopes, not its role, or make another.")
 
 
 def _name_need(scopes: tuple[str, ...]) -> str:
@@ -177,7 +177,11 @@ def may_use_task(key: ApiKey, task: str) -> bool:
 
 
 def may_use_verifier(key: ApiKey, version: VerifierVersion, tasks: Mapping[str, Task]) -> bool:
-    """Say whether a key may use and see a registered verifier: one of its tasks, or its own. Likewise for the rest."""
+    """Say whether a key may use and see a registered verifier: one of its tasks or its own. Likewise for the rest.
+
+    One that a task only audits with is not shown to a client by that.
+    """
     if not key.tasks or version.owner == key.id:
         return True
-    return any(pin.name == version.name for name in key.tasks if name in tasks for pin in tasks[name].verifiers)
+    pins = [*key.verifiers, *(pin for name in key.tasks if name in tasks for pin in tasks[name].verifiers)]
+    return any(pin.name == version.name and pin.mode != BindingMode.AUDIT for pin in pins)

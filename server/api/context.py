@@ -3,29 +3,37 @@
 Routes take it with `Rooms`; the chat endpoint is given it. It holds no request.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from server.api.auth import Keyring
+from server.api.deletion_runner import DeletionRunner
 from server.api.limits import KeyLimiter
 from server.api.replay import Replays
 from server.api.roster import Roster
 from server.api.traffic import Traffic
 from server.api.watch import Readiness
 from server.doorbell import Doorbell
-from server.engine.base import Engine
-from server.settings import Settings
+from server.engine.replicas import Replicas
+from server.orchestration.verdict_watch import VerdictWatch
+from server.redaction import Redact
+from server.settings import RoundSizes, Settings
 from server.store.adapters import AdapterStore
+from server.store.audit import AuditStore
+from server.store.backtests import BacktestStore
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
 from server.store.events import EventStore
+from server.store.feedback import FeedbackStore
+from server.store.holds import HoldStore
 from server.store.keys import KeyStore
 from server.store.presence import PresenceStore
 from server.store.rounds import RoundStore
 from server.store.tasks import TaskStore
+from server.store.verdict_counts import VerdictCountStore
 from server.store.verifiers import VerifierStore
 
 
@@ -35,16 +43,21 @@ class Context:
 
     settings: Settings
     database: Database
-    engine: Engine
+    engine: Replicas
     log: EpisodeLog
     episodes: EpisodeStore
+    feedback: FeedbackStore
+    audit: AuditStore
     tasks: TaskStore
     verifiers: VerifierStore
+    verdict_counts: VerdictCountStore
+    backtests: BacktestStore
     adapters: AdapterStore
     rounds: RoundStore
     keys: KeyStore
     events: EventStore
     presence: PresenceStore
+    holds: HoldStore
     doorbell: Doorbell
     keyring: Keyring
     limiter: KeyLimiter
@@ -52,6 +65,10 @@ class Context:
     traffic: Traffic
     readiness: Readiness
     replays: Replays
+    deletions: DeletionRunner
+    redact: Redact | None = None
+    watch: VerdictWatch = field(default_factory=VerdictWatch)
+    round_sizes: RoundSizes = field(default_factory=RoundSizes)
 
 
 async def read_context(request: Request) -> Context:

@@ -44,6 +44,8 @@ PUBLIC = frozenset(
     (method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready", "/docs", "/openapi.json")
 )
 """What is answered without a key."""
+MAX_BYTES = {("POST", "/v1/verifiers"): 2**20}
+"""Bodies that are smaller than others: reading one keeps everybody waiting, and what is in it is kept for good."""
 
 _log = structlog.get_logger(__name__)
 
@@ -104,7 +106,8 @@ class Gate:
             await self.rest(scope, receive, send)
             return
         key = await context.keyring.recognise(read_header(scope, b"authorization").decode("latin-1"))
-        body = await read_body(scope, receive, context.settings.limits.body_max_bytes)
+        most_bytes = context.settings.limits.body_max_bytes
+        body = await read_body(scope, receive, min(most_bytes, MAX_BYTES.get(door, most_bytes)))
         refuse_deep(body)
         if (surface := SURFACES.get(door)) is not None:
             require_scope(key, "inference")

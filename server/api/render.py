@@ -6,7 +6,7 @@ Called by the surfaces and the walk. It never looks inside the loop, and never c
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from server.domain import Attempt, Episode, LoggedVerdict, Outcome, Reflection, Usage, VerifyMode
+from server.domain import Attempt, BindingMode, Episode, LoggedVerdict, Outcome, Reflection, Usage, VerifyMode
 from server.errors import MulliganError, VerificationAbstained, VerificationFailed
 from server.orchestration.reflection import render_attempt
 from verifiers.base import Status
@@ -189,21 +189,28 @@ def _refusal_of_one(episode: Episode) -> MulliganError | None:
 
 def _say_why(last: Attempt) -> str:
     """Word the verdicts on an answer: many clients show an error's message and nothing else of it."""
-    decisive = [verdict for verdict in last.verdicts if verdict.status == last.status]
+    counted = [verdict for verdict in last.verdicts if verdict.mode == BindingMode.ENFORCE]
+    decisive = [verdict for verdict in counted if verdict.status == last.status]
     said = "; ".join(f"{verdict.verifier}: {verdict.reason or verdict.status}" for verdict in decisive)
     return (said if len(said) <= _MOST_WHY else said[:_MOST_WHY] + "...").rstrip(".")
 
 
 def render_verdict(verdict: LoggedVerdict) -> dict[str, Any]:
-    """Render one verifier's verdict."""
-    shown = {
+    """Render one verifier's verdict; why it abstained and what it is for only where that is not the usual."""
+    shown: dict[str, Any] = {
         "verifier": verdict.verifier,
         "status": verdict.status,
         "score": verdict.score,
         "reason": verdict.reason,
         "duration_ms": round(verdict.duration_ms, 3),
     }
-    return {**shown, "stdout": verdict.stdout} if verdict.stdout else shown
+    if verdict.stdout:
+        shown["stdout"] = verdict.stdout
+    if verdict.cause:
+        shown["cause"] = verdict.cause
+    if verdict.mode != BindingMode.ENFORCE:
+        shown["mode"] = verdict.mode
+    return shown
 
 
 def _render_attempt(attempt: Attempt) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _render_attempt(attempt: Attempt) -> dict[str, Any]:
         "status": attempt.status,
         "score": attempt.score,
         "reason": attempt.reason,
-        "verdicts": [render_verdict(verdict) for verdict in attempt.verdicts],
+        "verdicts": [render_verdict(verdict) for verdict in attempt.verdicts if verdict.mode != BindingMode.AUDIT],
         "finish_reason": attempt.finish_reason,
         "usage": render_usage(attempt.usage),
     }

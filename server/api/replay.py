@@ -27,6 +27,8 @@ from server.errors import (
     VerificationAbstained,
     VerificationFailed,
 )
+from server.redaction import Redact, RedactionFailed, is_clean
+from server.store.episode_rows import hash_user
 from server.store.replays import Claim, RecordedAnswer, Replay
 
 HEADER = b"idempotency-key"
@@ -73,16 +75,22 @@ class ReplaySource(Protocol):
 
 class _Stored(msgspec.Struct):
     store: Any = None
+    user: Any = None
+    safety_identifier: Any = None
 
 
 _read_stored = msgspec.json.Decoder(_Stored).decode
 
 
 class Replays:
-    """The recorded answers as one API process uses them. `keep_s` is how long an answer can be repeated."""
+    """The recorded answers as one API process uses them. `keep_s` is how long an answer can be repeated.
 
-    def __init__(self, store: ReplaySource, keep_s: float) -> None:
+    An answer in which `redact` would change anything is not kept: a repetition has to be what was answered.
+    """
+
+    def __init__(self, store: ReplaySource, keep_s: float, redact: Redact | None = None) -> None:
         self._store = store
+        self._redact = redact
         self._keep_s = keep_s
         self._claims: dict[str, Claim] = {}
         self._swept_at = -math.inf
@@ -94,7 +102,8 @@ class Replays:
 
         Raises: InvalidRequest, IdempotencyKeyReused, IdempotencyKeyInUse, StoreUnavailable, and what the work raises.
         """
-        claim = Claim(key.id, read_name(name), _hash_request(scope, body), new_id("claim"))
+        owner, users = new_id("claim"), read_users(body)
+        claim = Claim(key.id, read_name(name), _hash_request(scope, body), owner, users)
         refuse_unstored(body)
         found = await self._store.claim(claim, LEASE_S)
         if found is not None:
@@ -122,6 +131,9 @@ class Replays:
                 pass  # a bounded number of rows each time
 
     async def _record(self, claim: Claim, answer: RecordedAnswer) -> bool:
+        if self._redact is not None and not _may_be_kept(answer, self._redact):
+            _log.info("answer_not_kept", error="the redactor would change it")
+            return False
         try:
             kept = await self._store.record(claim, answer, self._keep_s)
         except StoreUnavailable as error:
@@ -198,6 +210,22 @@ def refuse_unstored(body: bytes) -> None:
     if stored is False:
         message = "With `store: false` no answer is kept that could be repeated: leave out that or the Idempotency-Key."
         raise InvalidRequest(message, param="store")
+
+
+def read_users(body: bytes) -> tuple[str, str]:
+    """Read whom a request names, as hashes; nobody where it cannot be read."""
+    try:
+        said = _read_stored(body)
+    except msgspec.DecodeError:
+        return ("", "")
+    return hash_user(said.user), hash_user(said.safety_identifier)
+
+
+def _may_be_kept(answer: RecordedAnswer, redact: Redact) -> bool:
+    try:
+        return is_clean(answer.body, redact)
+    except RedactionFailed:
+        return False
 
 
 def read_answer(found: Replay, claim: Claim) -> RecordedAnswer:

@@ -7,11 +7,12 @@ render. No database session is held while the engine works, and an episode keeps
 import math
 import time
 
+from server.api.binding import resolve_verifiers
 from server.api.context import Context
 from server.api.exchange import Exchange
 from server.api.limits import Admission
 from server.api.render import refusal_of, sum_usage
-from server.api.resolution import make_episodes, resolve_target, resolve_verifiers
+from server.api.resolution import choose_adapter, make_episodes, resolve_target
 from server.api.streams import answer_held, answer_live
 from server.api.surfaces.base import Ask, Surface
 from server.api.wire import Receive, Scope, Send, in_time, read_header, send_error, send_json
@@ -45,10 +46,10 @@ async def serve(
         await context.traffic.enter(count, receive, deadline_at)
         try:
             # From here to the count in flight there is no await: no flip of the champion can come between them.
-            champion = context.roster.snapshot.tasks[target.task.name].champion
-            adapter = champion if target.adapter is None else target.adapter
+            adapter, drawn = choose_adapter(target, ask, key, context)
             with context.traffic.counted(adapter, count):
-                episodes = make_episodes(ask, target.task, adapter=adapter, verify=verify, key=key, context=context)
+                ours = {"adapter": adapter, "verify": verify, "key": key, "context": context, "conversation": drawn}
+                episodes = make_episodes(ask, target.task, **ours)
                 ways = (deadline_at, keep_alive_s, receive, send, admission.headers)
                 await _answer(Exchange(context, surface, ask, episodes, verify, *ways))
         finally:
@@ -70,7 +71,7 @@ async def _answer(exchange: Exchange) -> None:
     try:
         if not exchange.ask.streams:
             await answer_whole(exchange)
-        elif exchange.verify and episodes[0].verify is VerifyMode.ENFORCE:
+        elif exchange.verify.enforces and episodes[0].verify is VerifyMode.ENFORCE:
             await answer_held(exchange)
         else:
             await answer_live(exchange)

@@ -5,19 +5,18 @@ Started by `server.app`. They outlive every failure of what they watch; a reques
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
-from server.adapters.reconcile import find_missing, reconcile
+from server.adapters.reconcile import ServingShelf
 from server.api.roster import Roster
 from server.api.traffic import Traffic
-from server.domain import BASE_ADAPTER, DEFAULT_TASK, Task
-from server.engine.base import Engine
-from server.errors import AdapterRefused, Conflict
-from server.store.adapters import AdapterStore
+from server.domain import DEFAULT_TASK, Task
+from server.engine.replicas import Replicas
+from server.errors import Conflict
 from server.store.presence import PresenceStore
 from server.store.tasks import TaskStore
 
@@ -25,6 +24,7 @@ PRESENCE_INTERVAL_S = 0.25
 HEARTBEAT_S = 1.0
 """How often a process says that it lives; `hot_swap` counts those that did within five seconds."""
 ENGINE_INTERVAL_S = 0.5
+SWEEP_INTERVAL_S = 10.0
 LAST_EPISODES_S = 2.0
 """How long a stopping process waits for episodes that were cancelled to be logged."""
 
@@ -36,12 +36,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Readiness:
-    """Whether the engine holds all champions now, and why not. Written by the engine's loop, read by `/ready`."""
+    """Whether an engine holds what serves now, and why not. Written by the engines' loop, read by `/ready`."""
 
     adapters: bool = False
     reason: str = "the engine has not been reconciled yet"
     refused: frozenset[str] = frozenset()
-    """Champions whose files the engine would not take: their tasks get a 503, the others are served."""
+    """What no engine would take: requests that need one of these get a 503, the others are served."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Adapters that serve and whose files are not those that were saved, and why. Written by their own loop."""
+    out: Mapping[str, str] = field(default_factory=dict)
+    """The engines that take no requests, by address, and why."""
 
 
 async def keep_default_task(roster: Roster, tasks: TaskStore) -> None:
@@ -75,9 +79,17 @@ class PresenceReport:
     Whether an adapter is in use is what counts: the numbers change with every request, and each report is a commit.
     """
 
-    def __init__(self, process_id: str, roster: Roster, traffic: Traffic, presence: PresenceStore) -> None:
+    def __init__(
+        self,
+        process_id: str,
+        roster: Roster,
+        traffic: Traffic,
+        presence: PresenceStore,
+        engine: Replicas | None = None,
+    ) -> None:
         self._process_id, self._roster, self._traffic, self._presence = process_id, roster, traffic, presence
-        self._said: tuple[dict[str, int], set[str]] | None = None
+        self._engine = engine
+        self._said: tuple[dict[str, int], set[str], dict[str, list[str]]] | None = None
         self._said_at = 0.0
 
     async def renew(self) -> None:
@@ -88,36 +100,25 @@ class PresenceReport:
         """
         snapshot = await self._roster.refresh()
         acknowledged, in_flight, now = snapshot.acknowledged(), self._traffic.in_flight(), time.monotonic()
-        if self._said == (acknowledged, set(in_flight)) and now - self._said_at < HEARTBEAT_S:
+        replicas = {} if self._engine is None else self._engine.seen()
+        if self._said == (acknowledged, set(in_flight), replicas) and now - self._said_at < HEARTBEAT_S:
             return
         self._said = None  # said or not, where this fails
-        await self._presence.report(self._process_id, acknowledged, in_flight)
-        self._said, self._said_at = (acknowledged, set(in_flight)), now
+        await self._presence.report(self._process_id, acknowledged, in_flight, replicas)
+        self._said, self._said_at = (acknowledged, set(in_flight), replicas), now
 
 
-async def watch_engine(
-    engine: Engine, roster: Roster, tasks: TaskStore, adapters: AdapterStore, readiness: Readiness
-) -> None:
-    """Load the champions again where the engine lost them: it was restarted."""
-    champions = {task.champion for task in roster.snapshot.tasks.values()} - {BASE_ADAPTER}
+async def watch_engine(engine: Replicas, shelf: ServingShelf, readiness: Readiness) -> None:
+    """Look at the engines, load what serves again where one lost it (it was restarted), and say what was found."""
     try:
-        if not await engine.ready():
-            readiness.adapters, readiness.reason = False, "the engine is away or still starting"
-        elif readiness.adapters and champions - readiness.refused <= set((await engine.state()).adapters):
-            return
-        elif readiness.adapters and await find_missing(engine, tasks) <= readiness.refused:
-            return  # a hot swap moved them between the two looks
-        else:
-            readiness.adapters, readiness.reason = False, "the champions are being loaded"
-            await reconcile(engine, tasks, adapters)
-            readiness.adapters, readiness.reason, readiness.refused = True, "", frozenset()
-    except AdapterRefused as error:
-        readiness.refused = frozenset(champions - set((await engine.state()).adapters))
-        readiness.adapters, readiness.reason = True, str(error)
-        _log.warning("champions_refused", error=str(error), remedy="mulligan adapters rollback TASK")
+        await engine.look(shelf)
+    finally:
+        refused, readiness.out = shelf.refused, engine.out()
+        readiness.refused, readiness.adapters = frozenset(refused), bool(engine.seen())
+        readiness.reason = "; ".join([*refused.values(), *readiness.out.values()])
 
 
-async def repeat(name: str, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+async def repeat(name: str, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
     """Repeat work for ever; after a failure wait longer each time, up to five seconds."""
     failures = 0
     while True:

@@ -12,7 +12,25 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from server.cli import adapters, db, demo, episodes, keys, parts, rounds, tasks, up, verifiers
+from server.cli import (
+    adapters,
+    backup,
+    db,
+    demo,
+    doctor,
+    episodes,
+    feedback,
+    gate,
+    keys,
+    lineage,
+    log,
+    panel,
+    parts,
+    rounds,
+    tasks,
+    up,
+    verifiers,
+)
 from server.cli.show import error_console
 from server.errors import MulliganError
 from server.logs import configure_logs
@@ -57,13 +75,23 @@ app.command(
 app.command(epilog="Example: mulligan worker --database-url postgresql://... --broker-url redis://...")(parts.worker)
 app.command(epilog="Example: mulligan beat --database-url postgresql://... --broker-url redis://...")(parts.beat)
 app.command(epilog="Example: mulligan engine --engine local --port 30000")(parts.engine)
+app.command(epilog="Examples: mulligan doctor | mulligan doctor --json")(doctor.doctor)
+app.command(epilog="Examples: mulligan lineage ep_0193... | mulligan lineage sql@3 --json")(lineage.lineage)
+app.command(epilog="Example: mulligan backup /backups/mulligan-2026-11-21.zip")(backup.backup)
+app.command(
+    epilog="Example: mulligan restore /backups/mulligan-2026-11-21.zip --data-dir /data --database-url postgresql://..."
+)(backup.restore)
 for name, group in (
     ("tasks", tasks.app),
     ("verifiers", verifiers.app),
     ("round", rounds.app),
+    ("gate", gate.app),
+    ("panel", panel.app),
     ("adapters", adapters.app),
     ("episodes", episodes.app),
+    ("feedback", feedback.app),
     ("keys", keys.app),
+    ("log", log.app),
     ("db", db.app),
 ):
     app.add_typer(group, name=name)

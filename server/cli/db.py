@@ -4,9 +4,10 @@ import asyncio
 
 import typer
 
-from server.cli.options import DatabaseUrl, DataDir, load_settings
+from server.cli.options import DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.show import standard_console
 from server.store import migrations
+from server.store.retention import RetentionStore
 
 app = typer.Typer(help="Bring the database's schema up to date.", no_args_is_help=True)
 
@@ -18,6 +19,13 @@ def upgrade(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     asyncio.run(asyncio.to_thread(migrations.upgrade, settings.database_url))
     standard_console().print(f"the schema is at {migrations.current(settings.database_url)}")
+    days = settings.log.retention_days
+    old = ask_database(settings, lambda database: RetentionStore(database, days, settings.log.keep_problems).plan())
+    if count := old.month_episodes + old.episodes:
+        standard_console().print(
+            f"{count:,} episodes are older than {days:g} days: the worker will delete them. "
+            "MULLIGAN_LOG__RETENTION_DAYS=0, set before it starts, keeps all for ever; `mulligan log status` says more"
+        )
 
 
 @app.command(epilog="Example: mulligan db current")

@@ -77,7 +77,7 @@ def demo(
         database_url=database_url,
         broker_url=broker_url,
     )
-    settings = with_engine(settings, kind=engine, url=engine_url, model=model)
+    settings = with_engine(settings, kind=engine, urls=engine_url, model=model)
     plan = DemoPlan(
         tasks=[_adjust(chosen, training_problems, option or []) for chosen in choose_tasks(task)],
         rounds=rounds,
@@ -87,7 +87,7 @@ def demo(
         keep=keep,
     )
     console = standard_console()
-    done = run_until_signal(lambda hurried: _run(settings, plan, console, hurried, own_engine=engine_url is None))
+    done = run_until_signal(lambda hurried: _run(settings, plan, console, hurried, own_engine=not engine_url))
     if not done:
         raise typer.Exit(_INTERRUPTED)
 

@@ -1,25 +1,31 @@
 """`mulligan episodes`: the log."""
 
-import asyncio
-import json
-import sys
-import time
-from pathlib import Path
-from typing import Annotated, TextIO
+from enum import StrEnum
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings, open_database
-from server.cli.show import error_console, print_fields, print_json, print_things, standard_console, to_json, when
+from server.cli.deleting import delete, deletions
+from server.cli.exporting import export
+from server.cli.importing import import_problems
+from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
+from server.cli.show import print_fields, print_json, print_things, standard_console, when
 from server.domain import Episode, Outcome
-from server.errors import InvalidRequest, NotFound
-from server.settings import Settings
+from server.errors import NotFound
 from server.store.episodes import EpisodeStore
 
-app = typer.Typer(help="List, show and export episodes.", no_args_is_help=True)
+app = typer.Typer(help="List, show, import, export and delete episodes.", no_args_is_help=True)
 
 _BAR_AFTER_S = 2.0
+
+
+class Said(StrEnum):
+    """What feedback there is."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NONE = "none"
+
 
 COLUMNS = {
     "id": lambda episode: episode.id,
@@ -30,6 +36,7 @@ COLUMNS = {
     "split": lambda episode: episode.split,
     "tokens": lambda episode: episode.usage.total_tokens,
     "ms": lambda episode: round(episode.duration_ms),
+    "feedback": lambda episode: ", ".join("passed" if one.passed else "failed" for one in episode.feedback),
     "at": lambda episode: when(episode.created_at),
 }
 
@@ -39,6 +46,9 @@ def list_episodes(
     *,
     task: Annotated[str | None, typer.Option(help="Only those of one task.")] = None,
     outcome: Annotated[Outcome | None, typer.Option(help="Only those that ended so.")] = None,
+    feedback: Annotated[
+        Said | None, typer.Option(help="Only those that some feedback calls so, or those that have none.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     before: Annotated[str | None, typer.Option(metavar="ID", help="Only those older than this one.")] = None,
     as_json: AsJson = False,
@@ -49,7 +59,9 @@ def list_episodes(
     settings = load_settings(data_dir=data_dir, database_url=database_url)
     episodes = ask_database(
         settings,
-        lambda database: EpisodeStore(database).list(task=task, outcome=outcome, limit=limit, before=before),
+        lambda database: EpisodeStore(database).list(
+            task=task, outcome=outcome, said=feedback, limit=limit, before=before
+        ),
     )
     print_things(episodes, COLUMNS, as_json=as_json)
 
@@ -72,46 +84,24 @@ def show(
         _print_episode(episode)
 
 
-@app.command(
-    epilog="Examples: mulligan episodes export --task sql --output sql.jsonl | mulligan episodes export | gzip"
-)
-def export(
-    task: Annotated[str | None, typer.Option(help="Only those of one task.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. [default: standard output]")] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-) -> None:
-    """Write episodes in full, one JSON object a line, oldest first."""
-    settings = load_settings(data_dir=data_dir, database_url=database_url)
-    if output is None:
-        asyncio.run(_export(settings, task, sys.stdout))
-        return
-    try:
-        with output.open("w", encoding="utf-8") as file:
-            written = asyncio.run(_export(settings, task, file))
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
-    error_console().print(f"{written} episodes written to {output}")
+app.command(
+    epilog="Examples: mulligan episodes delete --user u-17 --dry-run | "
+    "mulligan episodes delete --key key_0193... --yes | mulligan episodes delete --before 2026-01-31 --yes"
+)(delete)
+app.command(epilog="Example: mulligan episodes deletions")(deletions)
 
 
-async def _export(settings: Settings, task: str | None, file: TextIO) -> int:
-    """Write the lines, with a bar on standard error once it takes longer than two seconds."""
-    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    written, began = 0, time.monotonic()
-    async with open_database(settings) as database:
-        episodes = EpisodeStore(database)
-        bar = Progress(*columns, console=error_console(), disable=not sys.stderr.isatty())
-        job = bar.add_task("exporting", total=await episodes.count(task=task))
-        try:
-            async for episode in episodes.iterate(task=task):
-                file.write(json.dumps(to_json(episode), ensure_ascii=False) + "\n")
-                written += 1
-                bar.update(job, completed=written)
-                if not bar.live.is_started and time.monotonic() - began > _BAR_AFTER_S:
-                    bar.start()
-        finally:
-            bar.stop()
-    return written
+app.command(
+    "import",
+    epilog="Examples: mulligan episodes import problems.jsonl --task sql --dry-run | "
+    "mulligan episodes import problems.jsonl --task sql --concurrency 16",
+)(import_problems)
+
+
+app.command(
+    epilog="Examples: mulligan episodes export --task sql --out sql.jsonl | mulligan episodes export | gzip | "
+    "mulligan episodes export --format parquet --out log.parquet --since 2026-01-01"
+)(export)
 
 
 def _print_episode(episode: Episode) -> None:
@@ -141,3 +131,8 @@ def _print_episode(episode: Episode) -> None:
         if attempt.number in reflections:
             console.print("\n[dim]reflection[/dim]")
             console.print(reflections[attempt.number].text, markup=False)
+    for one in episode.feedback:
+        said = "[green]passed[/green]" if one.passed else "[red]failed[/red]"
+        score = "" if one.score is None else f" (score {one.score:g})"
+        console.print(f"\n[dim]feedback from {one.source}, {when(one.created_at)}[/dim] {said}{score}")
+        console.print(one.comment, markup=False)

@@ -3,19 +3,20 @@
 import datetime
 import re
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
+from server.cli.pins import describe_pins, pin_verifiers
 from server.cli.show import print_json, print_things, standard_console, to_json, when
-from server.domain import ApiKey, KeyLimits, Role, Scope
+from server.domain import ApiKey, BindingMode, KeyLimits, Role, Scope
 from server.errors import InvalidRequest
 from server.store.database import Database
 from server.store.key_limits import KeyLimitStore
 from server.store.keys import KeyStore
 
-app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, change and revoke API keys.", no_args_is_help=True)
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SHORT = {
@@ -31,6 +32,7 @@ COLUMNS = {
     "role": lambda key: key.role.value,
     "scopes": lambda key: ", ".join(key.scopes),
     "tasks": lambda key: ", ".join(key.tasks),
+    "verifiers": lambda key: describe_pins(key.verifiers, BindingMode.ENFORCE),
     "limits": lambda key: describe_limits(key.limits),
     "trains": lambda key: "" if key.trains else "no",
     "created": lambda key: when(key.created_at),
@@ -54,10 +56,15 @@ TaskOption = Annotated[
 PerMinute = Annotated[int | None, typer.Option(min=1, help="Requests in any minute, over all processes.")]
 TokensPerMinute = Annotated[int | None, typer.Option(min=1, help="Tokens in any minute, over all processes.")]
 MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="Requests at the same time, over all processes.")]
+OrNone = Annotated[int | None, typer.Option(min=0, help="As at creation; 0 for no limit.")]
 TokenBudget = Annotated[int | None, typer.Option(min=1, help="Tokens in all, or in each --budget-period.")]
 BudgetPeriod = Annotated[str, typer.Option(help="What --token-budget is for: total, day or month (UTC).")]
 Expires = Annotated[
     str | None, typer.Option(metavar="WHEN", help="30d, 12h, 90m, or a date: 2030-01-31. [default: never]")
+]
+VerifierOption = Annotated[
+    list[str] | None,
+    typer.Option("--verifier", help="NAME@VERSION that checks it where request and task name none. May be repeated."),
 ]
 NoTrain = Annotated[bool, typer.Option("--no-train", help="Nothing that it asks is ever trained on.")]
 
@@ -80,6 +87,7 @@ def create(
     budget_period: BudgetPeriod = "total",
     expires: Expires = None,
     no_train: NoTrain = False,
+    verifier: VerifierOption = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -89,9 +97,9 @@ def create(
         raise InvalidRequest("--scope and --no-scopes do not go together")
     limits = KeyLimits(requests_per_minute, tokens_per_minute, max_concurrent, token_budget, budget_period)
     settings = load_settings(data_dir=data_dir, database_url=database_url)
-    secret, key = ask_database(
-        settings,
-        lambda database: KeyStore(database).create(
+
+    async def make(database: Database) -> tuple[str, ApiKey]:
+        return await KeyStore(database).create(
             name,
             role,
             scopes=() if no_scopes else scope or None,
@@ -99,12 +107,80 @@ def create(
             limits=limits,
             trains=not no_train,
             expires_at=parse_expiry(expires, time.time()),
-        ),
-    )
+            verifiers=await pin_verifiers(database, verifier or (), BindingMode.ENFORCE),
+        )
+
+    secret, key = ask_database(settings, make)
     if as_json:
         print_json({**to_json(key), "secret": secret})
     else:
         standard_console().print(f"{secret}   (shown only now; id {key.id}, {describe_key(key)})")
+
+
+@app.command(
+    epilog="Examples: mulligan keys update key_0193... --task sql --task sums | "
+    "mulligan keys update key_0193... --token-budget 0 --expires never | "
+    "mulligan keys update key_0193... --verifier shape@2"
+)
+def update(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `mulligan keys list` shows it.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="Who or what uses it.")] = None,
+    scope: ScopeOption = None,
+    no_scopes: NoScopes = False,
+    task: TaskOption = None,
+    all_tasks: Annotated[bool, typer.Option("--all-tasks", help="It may use every task.")] = False,
+    requests_per_minute: OrNone = None,
+    tokens_per_minute: OrNone = None,
+    max_concurrent: OrNone = None,
+    token_budget: OrNone = None,
+    budget_period: Annotated[str | None, typer.Option(help="What the budget is for: total, day or month.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="30d, 12h, 90m, a date: 2030-01-31, or never.")
+    ] = None,
+    train: Annotated[bool | None, typer.Option(help="Whether what it asks from now on may be trained on.")] = None,
+    verifier: VerifierOption = None,
+    no_verifiers: Annotated[bool, typer.Option("--no-verifiers", help="It has none of its own.")] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Change a key: what is not named stays. Its role stays, and a revoked one is not changed any more."""
+    for one, other, said in (
+        (scope, no_scopes, "--scope and --no-scopes"),
+        (task, all_tasks, "--task and --all-tasks"),
+        (verifier, no_verifiers, "--verifier and --no-verifiers"),
+    ):
+        if one and other:
+            raise InvalidRequest(f"{said} do not go together")
+    numbers = (requests_per_minute, tokens_per_minute, max_concurrent, token_budget)
+    limits: dict[str, Any] = {
+        field: value or None for field, value in zip(_SHORT, numbers, strict=True) if value is not None
+    }
+    if budget_period is not None or token_budget == 0:
+        limits["budget_period"] = budget_period or KeyLimits().budget_period
+    changes: dict[str, Any] = {
+        **({"name": name} if name else {}),
+        **({"scopes": scope or ()} if scope or no_scopes else {}),
+        **({"tasks": task or ()} if task or all_tasks else {}),
+        **({"limits": limits} if limits else {}),
+        **({"trains": train} if train is not None else {}),
+    }
+    if expires is not None:
+        changes["expires_at"] = None if expires == "never" else parse_expiry(expires, time.time())
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+
+    async def change(database: Database) -> ApiKey:
+        store = KeyStore(database)
+        if verifier or no_verifiers:
+            before = await store.get(key_id)
+            known = before.verifiers if before else ()
+            changes["verifiers"] = await pin_verifiers(database, verifier or (), BindingMode.ENFORCE, known)
+        if not changes:
+            raise InvalidRequest("nothing to change: see `mulligan keys update --help`")
+        return await store.update(key_id, **changes)
+
+    print_things([ask_database(settings, change)], COLUMNS, as_json=as_json)
 
 
 @app.command("list", epilog="Example: mulligan keys list --json")
@@ -160,6 +236,7 @@ def describe_key(key: ApiKey) -> str:
     said = [f"role {key.role.value}"]
     said += [f"scopes {', '.join(key.scopes)}"] if key.scopes else []
     said += [f"tasks {', '.join(key.tasks)}"] if key.tasks else []
+    said += [f"verifiers {describe_pins(key.verifiers, BindingMode.ENFORCE)}"] if key.verifiers else []
     said += [f"at most {describe_limits(key.limits)}"] if key.limits.any else []
     said += [] if key.trains else ["never trained on"]
     said += [f"expires {when(key.expires_at)}"] if key.expires_at else []

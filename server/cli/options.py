@@ -70,8 +70,9 @@ def _follow_note(settings: Settings) -> Settings:
     for name, value in derived.items():
         if getattr(settings, name) == value:
             update[name] = getattr(note, name)
-    if "url" not in settings.engine.model_fields_set:
-        told = {"url": note.engine_url, "kind": note.engine_kind, "model": note.model}
+    if not {"url", "urls"} & settings.engine.model_fields_set:
+        urls = tuple(note.engine_urls)
+        told = {"url": urls[0], "urls": urls if len(urls) > 1 else (), "kind": note.engine_kind, "model": note.model}
         update["engine"] = settings.engine.model_copy(update=told)
     return settings.model_copy(update=update)
 

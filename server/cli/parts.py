@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
@@ -10,6 +11,7 @@ from server.cli.options import BrokerUrl, DatabaseUrl, DataDir, load_settings
 from server.cli.show import error_console
 from server.engine.launch import engine_command
 from server.logs import configure_logs
+from server.redaction import make_log_redactor
 from server.settings import EngineSettings, Settings
 from server.supervisor.plan import Command, beat_command, check_engine, worker_command
 from server.supervisor.ports import claim_port
@@ -24,7 +26,8 @@ Workers = Annotated[
     typer.Option(min=1, max=64, help="API processes that share the port. [default: 1]", show_default=False),
 ]
 EngineUrl = Annotated[
-    str | None, typer.Option(help="An engine that runs already: http://HOST:PORT.", show_default=False)
+    list[str] | None,
+    typer.Option(help="An engine that runs already: http://HOST:PORT. Repeat it for several.", show_default=False),
 ]
 Model = Annotated[
     str | None, typer.Option(help="Folder or Hugging Face id of the model. [default: the demo model]",
@@ -56,8 +59,8 @@ def serve(
     settings = load_settings(
         data_dir=data_dir, host=host, port=port, workers=workers, database_url=database_url, broker_url=broker_url
     )
-    settings = with_engine(settings, url=engine_url)
-    configure_logs(settings.log_level, json=settings.log_json)
+    settings = with_engine(settings, urls=engine_url)
+    configure_logs(settings.log_level, json=settings.log_json, redact=make_log_redactor(settings.log.redact))
     settings, listener = serving.open_port(settings)
     if settings.workers > 1:
         serving.serve_together(settings, listener)
@@ -88,9 +91,11 @@ def engine(
     _become(engine_command(settings.engine, free))
 
 
-def with_engine(settings: Settings, **changes: object) -> Settings:
+def with_engine(settings: Settings, *, urls: Sequence[str] | None = None, **changes: object) -> Settings:
     """Change the engine's settings by what was said (None: not said). Raises ValidationError."""
     said = {name: value for name, value in changes.items() if value is not None}
+    if urls:
+        said |= {"url": urls[0], "urls": tuple(urls) if len(urls) > 1 else ()}
     if not said:
         return settings
     return settings.model_copy(update={"engine": EngineSettings(**{**settings.engine.model_dump(), **said})})

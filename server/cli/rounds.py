@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
+from server.cli.gate import describe_gate, print_gate
 from server.cli.options import (
     AsJson,
     BrokerUrl,
@@ -16,9 +18,11 @@ from server.cli.options import (
     open_database,
     parse_pairs,
 )
+from server.cli.round_words import describe_budget, describe_objective, describe_selection
 from server.cli.show import error_console, print_fields, print_json, print_things, to_json, when
-from server.domain import Round, Step
+from server.domain import DEFAULT_POOL, Round, Step
 from server.errors import NotFound
+from server.orchestration.slots import find_room, refuse_unplaced
 from server.settings import Settings
 from server.store.database import Database
 from server.store.rounds import RoundStore
@@ -27,8 +31,19 @@ from server.store.tasks import TaskStore
 app = typer.Typer(help="Start, list, show and cancel training rounds.", no_args_is_help=True)
 
 _POLL_S = 1.0
-_SHOWN_METRICS = ("reward", "loss", "kl", "entropy", "groups_kept", "logprob_gap", "tokens", "rollout_s", "train_s")
+_SHOWN_METRICS = (
+    *("reward", "loss", "first_try_loss", "kl", "entropy", "groups_kept", "mismatch_kl", "tokens"),
+    *("rollout_s", "train_s"),
+)
 """What the table has room for; `--json` has all."""
+
+_TOLD = frozenset(
+    {
+        *("plan", "looks", "guards", "pairs", "controls", "reason", "selection", "objective", "budget", "recipe"),
+        "replayed_steps",
+    }
+)
+"""What of a round's report is shown in words."""
 
 RoundId = Annotated[str, typer.Argument(metavar="ID", help="As `mulligan round list` shows it.")]
 
@@ -37,7 +52,7 @@ COLUMNS = {
     "task": lambda row: row.task,
     "number": lambda row: row.number,
     "state": lambda row: row.state.value,
-    "phase": lambda row: row.phase,
+    "phase": lambda row: row.phase or describe_place(row),
     "steps": lambda row: f"{row.steps_done}/{row.steps_total}" if row.steps_total else "",
     "adapter": lambda row: row.adapter,
     "reason": lambda row: row.reason,
@@ -55,6 +70,9 @@ def start(
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the trainer, for this round alone. May be repeated.")
     ] = None,
+    gate_only: Annotated[
+        bool, typer.Option("--gate-only", help="Train nothing: gate the champion anew, under the prompts of today.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; exit status 1 if it failed.")] = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -65,15 +83,17 @@ def start(
     settings = load_settings(data_dir=data_dir, database_url=database_url, broker_url=broker_url)
     from server.doorbell import Doorbell  # noqa: PLC0415 - the other commands start faster without Celery
 
-    options = parse_pairs(option or [], "--option")
+    options = {**parse_pairs(option or [], "--option"), **({"gate_only": True} if gate_only else {})}
 
     async def create(database: Database) -> Round:
-        if await TaskStore(database).get(task) is None:
+        found = await TaskStore(database).get(task)
+        if found is None:
             raise NotFound(f"there is no task {task!r}: `mulligan tasks list` shows those there are")
+        refuse_unplaced(await TaskStore(database).list(), await find_room(settings.engine), found)
         return await RoundStore(database).create(task, options)
 
     row = ask_database(settings, create)
-    Doorbell(settings).ring_round(row.id)
+    Doorbell(settings).ring_round(row.id, row.pool)
     if wait:
         row = asyncio.run(_wait(settings, row.id, quiet=as_json))
     _print_round(row, [], as_json=as_json)
@@ -120,6 +140,13 @@ def cancel(
     _print_round(row, [], as_json=as_json)
 
 
+def describe_place(row: Round) -> str:
+    """Say where in the queue of its pool a round waits; "" where it does not."""
+    if not row.place:
+        return ""
+    return f"place {row.place} in pool {row.pool}" if row.place > 1 or row.pool != DEFAULT_POOL else "next"
+
+
 async def _get(store: RoundStore, round_id: str) -> Round:
     row = await store.get(round_id)
     if row is None:
@@ -150,20 +177,34 @@ def _print_round(row: Round, steps: list[Step], *, as_json: bool) -> None:
         {
             "round": f"{row.id} (number {row.number} of task {row.task})",
             "state": " ".join(filter(None, [row.state.value, row.phase and f"({row.phase})"])),
+            "queue": describe_place(row),
             "reason": row.reason,
             "cancel asked": "yes" if row.cancel_requested and not row.state.ended else "",
             "options": row.options,
             "adapter": row.adapter,
             "parent": row.parent or "(base)",
             "steps": f"{row.steps_done} of {row.steps_total or '?'}",
-            "gate": row.report,
+            "objective": describe_objective(row.report),
+            "stopped early": _say_stop(row.report),
+            **describe_selection(row.report),
+            **describe_budget(row.report),
+            **describe_gate(row.report, row.id),
+            "report": {name: value for name, value in row.report.items() if name not in _TOLD},
             "times": f"made {when(row.created_at)}, started {when(row.started_at)}, ended {when(row.ended_at)}",
         }
     )
+    print_gate(row.report)
     if steps:
         shown = [name for name in _SHOWN_METRICS if any(name in step.metrics for step in steps)]
         columns = {"step": lambda step: step.number, **{name: _metric(name) for name in shown}}
         print_things(steps, columns, as_json=False)
+
+
+def _say_stop(report: Mapping[str, Any]) -> str:
+    """Say what ended the training before its last step: a guard, or a budget."""
+    if stopped := report.get("stopped"):
+        return f"by the {stopped['guard']} guard after step {stopped['step']}: {stopped['words']}"
+    return report.get("budget", {}).get("stopped", "")
 
 
 def _metric(name: str):  # noqa: ANN202

@@ -19,7 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from server.settings import Settings
 from server.supervisor.first_run import make_first_key, prepare
 from server.supervisor.folder import hold_folder, leave_note
-from server.supervisor.plan import api_url, check_engine, find_broker, find_engine, plan_children, resolve_addresses
+from server.supervisor.plan import api_url, check_engine, find_broker, find_engines, plan_children, resolve_addresses
 from server.supervisor.supervise import ChildEvent, Happening, supervise
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ async def run_server(
         if own_engine:
             check_engine(settings.engine)
         else:
-            await find_engine(settings.engine.url)
+            await find_engines(settings.engine.every_url)
         await find_broker(settings.broker_url)
         await prepare(settings)
         specs = plan_children(settings, own_engine=own_engine)

@@ -5,6 +5,7 @@ They share the port, the database and the data folder, and nothing else.
 """
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
@@ -21,6 +22,7 @@ from server.cli.arrival import BoundedProtocol
 from server.cli.running import run_until_signal
 from server.errors import Conflict
 from server.logs import configure_logs
+from server.redaction import make_log_redactor
 from server.settings import Settings
 from server.supervisor.child import Child, ChildSpec
 from server.supervisor.plan import api_url, part_environment
@@ -30,6 +32,11 @@ from server.supervisor.supervise import ChildEvent, Happening, supervise
 _COLLECT_AT = (20_000, 20, 20)
 DRAIN_S = 4
 """How long a stopping process waits for answers that are being made; then it cancels and logs them."""
+
+CLOSE_S = 20.0
+"""How long all of stopping may take; then the process ends as it is, and says what it waited for."""
+_SLOW_START_S = 45.0
+"""After so long a process that does not serve yet writes down where it is; the one that supervises it gives it 60."""
 
 _log = structlog.get_logger(__name__)
 
@@ -117,6 +124,7 @@ class SharingServer(uvicorn.Server):
             make_protocol=self._make_protocol,
         )
         self._acceptor.start()
+        faulthandler.cancel_dump_traceback_later()
         _log.info("worker_serves", pid=os.getpid())
 
     async def on_tick(self, counter: int) -> bool:
@@ -129,18 +137,33 @@ class SharingServer(uvicorn.Server):
         """Accept no more, let requests end up to a bound, and close the application."""
         if self._acceptor is not None:
             self._acceptor.stop()
-        await super().shutdown(sockets=[])
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await super().shutdown(sockets=[])
+        except TimeoutError:  # whoever supervises waits for the end of this process before it starts another
+            _log.error("worker_stuck", waits_for=_describe_tasks())
 
     def _make_protocol(self) -> asyncio.Protocol:
         protocol_class: Any = self.config.http_protocol_class
         return protocol_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
+def _describe_tasks() -> list[str]:
+    """Say of each task where it stands."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    frames = [(task, task.get_stack(limit=1)) for task in others]
+    return [
+        f"{task.get_coro()} at {stack[-1].f_code.co_filename}:{stack[-1].f_lineno}" for task, stack in frames if stack
+    ]
+
+
 def main(arguments: list[str]) -> bool:
     """Serve as one of several processes until a signal comes; say whether it ever served."""
+    faulthandler.dump_traceback_later(_SLOW_START_S)
     number, *files = map(int, arguments)
     settings = Settings()
-    configure_logs(settings.log_level, json=settings.log_json, worker=number)
+    redact = make_log_redactor(settings.log.redact)
+    configure_logs(settings.log_level, json=settings.log_json, worker=number, redact=redact)
     server = SharingServer(_configure(settings), SharedPort.take_up(files), number)
     server.run()
     return server.started

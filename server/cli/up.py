@@ -44,9 +44,9 @@ def up(
         database_url=database_url,
         broker_url=broker_url,
     )
-    settings = with_engine(settings, kind=engine, model=model, url=engine_url)
+    settings = with_engine(settings, kind=engine, model=model, urls=engine_url)
     console = standard_console()
-    run_until_signal(lambda hurried: _serve(settings, console, hurried, own_engine=engine_url is None))
+    run_until_signal(lambda hurried: _serve(settings, console, hurried, own_engine=not engine_url))
 
 
 async def _serve(settings: Settings, console: Console, hurried: asyncio.Event, *, own_engine: bool) -> None:

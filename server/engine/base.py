@@ -8,7 +8,7 @@ been generated, never fall back to the base for an adapter that is not loaded, a
 `server.errors`.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,7 +45,9 @@ class EngineState:
 class Engine(Protocol):
     """An inference engine with LoRA adapters that come and go."""
 
-    async def complete(self, body: Mapping[str, Any], adapter: str, *, with_tokens: bool = False) -> Completion:
+    def complete(
+        self, body: Mapping[str, Any], adapter: str, *, with_tokens: bool = False
+    ) -> Coroutine[Any, Any, Completion]:
         """Answer one chat request.
 
         `body` holds OpenAI chat fields that the server allows through (messages, tools, sampling parameters); it
@@ -55,7 +57,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def complete_text(self, body: Mapping[str, Any], adapter: str) -> Completion:
+    def complete_text(self, body: Mapping[str, Any], adapter: str) -> Coroutine[Any, Any, Completion]:
         """Continue a raw text, without a chat template (OpenAI's `/v1/completions`).
 
         `body` holds `prompt` (one text, or one list of token ids) and OpenAI's completion fields: `max_tokens` (16
@@ -76,7 +78,7 @@ class Engine(Protocol):
         """Yield the SSE payloads of a raw text completion, untouched; fields and errors as `complete_text`."""
         ...
 
-    async def embed(self, body: Mapping[str, Any]) -> bytes:
+    def embed(self, body: Mapping[str, Any]) -> Coroutine[Any, Any, bytes]:
         """Give the engine's own answer (JSON) to an OpenAI embeddings request.
 
         `body` holds `input` (a text or a list of texts), `encoding_format`, `dimensions`; never `model`. Cancelling
@@ -87,7 +89,9 @@ class Engine(Protocol):
         """
         ...
 
-    async def complete_ids(self, prompt_ids: Sequence[int], adapter: str, sampling: Mapping[str, Any]) -> Completion:
+    def complete_ids(
+        self, prompt_ids: Sequence[int], adapter: str, sampling: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, Completion]:
         """Continue exactly these tokens (SGLang's `/generate`); always with tokens and logprobs.
 
         `sampling` holds SGLang's names: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `stop_token_ids`, ...
@@ -116,6 +120,10 @@ class Engine(Protocol):
 
     async def unload_adapter(self, name: str) -> None:
         """Unload; waits on the engine until its in-flight requests have drained. A name not loaded is no error."""
+        ...
+
+    def replicas(self) -> Mapping[str, "Engine"]:
+        """Name the engines that take requests now, each by its address: one that stands alone is its own replica."""
         ...
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ def _local_command(settings: EngineSettings, port: int) -> tuple[list[str], dict
         *("--max-loaded-loras", str(settings.max_loaded_loras)),
         *("--max-lora-rank", str(settings.max_lora_rank)),
         *("--lora-target-modules", *settings.lora_target_modules),
+        *(("--gpu-memory-share", str(settings.colocate_engine_share)) if settings.colocate else ()),
     ]
     path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
     return command, {**_environment(settings), "PYTHONPATH": path}
@@ -53,6 +54,8 @@ def _sglang_command(settings: EngineSettings, port: int) -> tuple[list[str], dic
         *("--lora-target-modules", *settings.lora_target_modules),
         *("--max-loras-per-batch", str(settings.max_loras_per_batch)),
         *("--max-loaded-loras", str(max(settings.max_loaded_loras, settings.max_loras_per_batch))),
+        # Rounds ask below users, whose requests say nothing: without the default they would come last.
+        *("--enable-priority-scheduling", "--default-priority-value", "0"),
         "--sleep-on-idle",  # otherwise an idle scheduler takes most of a core
         *("--log-level", "warning"),
     ]
@@ -62,7 +65,8 @@ def _sglang_command(settings: EngineSettings, port: int) -> tuple[list[str], dic
         "SGLANG_REQUEST_STATE_WAIT_TIMEOUT": "1",  # seconds until a client that went away is noticed
     }
     if not _on_cpu(settings):
-        return command, environment
+        share = ("--mem-fraction-static", str(settings.colocate_engine_share)) if settings.colocate else ()
+        return [*command, *share], environment
     command += [
         *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
         *("--lora-backend", "torch_native", "--disable-overlap-schedule", "--skip-server-warmup"),
@@ -80,6 +84,11 @@ def _sglang_interpreter(settings: EngineSettings) -> str:
 
 def _on_cpu(settings: EngineSettings) -> bool:
     return settings.device == "cpu" or (settings.device == "auto" and not Path("/dev/nvidiactl").exists())
+
+
+def count_gpus(devices: Path = Path("/dev")) -> int:
+    """Count this machine's NVIDIA GPUs, by their device files."""
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
 
 
 def _threads(settings: EngineSettings) -> int:

@@ -15,6 +15,7 @@ import msgspec
 from server.domain import Usage
 from server.engine import restoring, wire
 from server.engine.base import Completion, EngineState
+from server.engine.priority import name_priority
 from server.engine.upstream import Upstream
 from server.errors import (
     AdapterMissing,
@@ -22,6 +23,7 @@ from server.errors import (
     EngineBroken,
     EngineTimeout,
     EngineUnavailable,
+    EngineUnreached,
     MulliganError,
 )
 
@@ -34,9 +36,10 @@ class SGLangEngine:
     """Implements `Engine`. `model_name` is the id under which the engine serves the plain base model."""
 
     def __init__(self, url: str, *, model_name: str = "base", timeout_s: float = 600.0) -> None:
-        self._model_name = model_name
+        self._model_name, self._url = model_name, url
         self._upstream = Upstream(url, timeout_s=timeout_s)
         self._unloaded: set[str] = set()
+        self._unloading: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
 
     async def complete(self, body: Mapping[str, Any], adapter: str, *, with_tokens: bool = False) -> Completion:
@@ -82,6 +85,7 @@ class SGLangEngine:
             "sampling_params": {**wire.NEUTRAL_SAMPLING, **wire.given(sampling)},
             "return_logprob": True,
             "rid": os.urandom(16).hex(),
+            **name_priority(),
         }
         if adapter:
             payload["lora_path"] = adapter
@@ -145,8 +149,12 @@ class SGLangEngine:
 
     async def state(self) -> EngineState:
         """Say what is served. Raises: EngineUnavailable, EngineTimeout, EngineBroken."""
+        gone = self._unloaded - self._unloading
         info, models = await asyncio.gather(self._get("/model_info"), self._get("/v1/models"))
-        return wire.read_state(info, models)
+        state = wire.read_state(info, models)
+        # What was gone before the engine was asked and is there now has been loaded again, by another process.
+        self._unloaded -= gone & state.adapters.keys()
+        return state
 
     async def ready(self) -> bool:
         """Say whether it takes traffic now."""
@@ -158,17 +166,41 @@ class SGLangEngine:
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Load a LoRA adapter under a new name. Raises: EngineUnavailable, EngineTimeout, AdapterRefused."""
-        reply = await self._post_adapter("/load_lora_adapter", {"lora_name": name, "lora_path": path})
-        if reply.error_message:
-            raise AdapterRefused(f"the engine would not load adapter {name}: {reply.error_message}")
+        try:
+            reply = await self._post_adapter("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        except EngineUnreached:
+            raise
+        except EngineUnavailable:  # the connection broke: the engine may have loaded it all the same
+            if (await self.state()).adapters.get(name) != path:
+                raise
+        else:
+            if reply.error_message:
+                raise AdapterRefused(f"the engine would not load adapter {name}: {reply.error_message}")
         self._unloaded.discard(name)
+        self._unloading.discard(name)
 
     async def unload_adapter(self, name: str) -> None:
         """Unload; a name not loaded is no error. Raises: EngineUnavailable, EngineTimeout, AdapterRefused."""
         self._unloaded.add(name)
-        reply = await self._post_adapter("/unload_lora_adapter", {"lora_name": name})
+        self._unloading.add(name)
+        payload = {"lora_name": name}
+        try:
+            try:
+                reply = await self._post_adapter("/unload_lora_adapter", payload)
+            except EngineUnreached:
+                raise
+            except EngineUnavailable:  # the connection broke: what is gone stays gone when it is asked for twice
+                reply = await self._post_adapter("/unload_lora_adapter", payload)
+        except (EngineUnavailable, EngineBroken):
+            self._unloading.discard(name)
+            raise
+        self._unloading.discard(name)  # one that is cut short here goes on over there
         if reply.error_message and "does not exist" not in reply.error_message:
             raise AdapterRefused(f"the engine would not unload adapter {name}: {reply.error_message}")
+
+    def replicas(self) -> Mapping[str, "SGLangEngine"]:
+        """Name itself: it stands alone."""
+        return {self._url: self}
 
     async def close(self) -> None:
         """Release connections, once aborts that are under way have been sent."""
@@ -206,7 +238,8 @@ class SGLangEngine:
     def _payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
         self._check_adapter(adapter)
         model = f"{self._model_name}:{adapter}" if adapter else self._model_name
-        return {**wire.NEUTRAL_SAMPLING, **wire.given(body), "model": model, "rid": os.urandom(16).hex()}
+        named = {"model": model, "rid": os.urandom(16).hex(), **name_priority()}
+        return {**wire.NEUTRAL_SAMPLING, **wire.given(body), **named}
 
     def _text_payload(self, body: Mapping[str, Any], adapter: str) -> dict[str, Any]:
         payload = {"max_tokens": wire.TEXT_TOKENS, **self._payload(body, adapter)}

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from server.errors import EngineBroken, EngineTimeout, EngineUnavailable, MulliganError
+from server.errors import EngineBroken, EngineTimeout, EngineUnavailable, EngineUnreached, MulliganError
 
 CONNECT_TIMEOUT_S = 5.0
 # uvicorn, and so SGLang, closes idle connections after 5 s: ours go first, so that none is found dead.
@@ -279,9 +279,9 @@ class Upstream:
                 _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
         except TimeoutError:
             message = f"the engine cannot be reached (no connection within {self._connect_timeout_s:g} s)"
-            raise EngineUnavailable(message) from None
+            raise EngineUnreached(message) from None
         except OSError as error:
-            raise EngineUnavailable(f"the engine cannot be reached ({error.strerror or error})") from error
+            raise EngineUnreached(f"the engine cannot be reached ({error.strerror or error})") from error
         return connection
 
     def _head(self, method: str, path: str) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from server.domain import Attempt, Episode, Outcome, Reflection, RetryPolicy, VerifyMode
+from server.domain import Attempt, BindingMode, Episode, Outcome, Reflection, RetryPolicy, VerifyMode
 from server.engine.base import Completion, Engine
 from server.errors import EngineTimeout
 from server.orchestration.reflection import Message, Prompts, hash_prompts, reflection_messages, retry_messages
@@ -26,6 +26,9 @@ from verifiers.base import Status
 
 Progress = Callable[[Attempt | Reflection], Awaitable[None]]
 """Is told of every attempt and reflection as soon as it is whole."""
+
+Reflector = Callable[[Attempt], Awaitable[Reflection | None]]
+"""Gives the reflection on a failed attempt in place of the adapter's own; None: the request is just asked again."""
 
 REFLECTION_SAMPLING: Mapping[str, Any] = {
     "temperature": 1.0,
@@ -52,6 +55,7 @@ class _Loop:
     body: Mapping[str, Any]
     budget: Budget
     progress: Progress | None
+    reflector: Reflector | None = None
 
     async def retry_while_failed(self) -> None:
         """Reflect and retry as long as the answer fails and the budgets allow it."""
@@ -62,10 +66,11 @@ class _Loop:
             try:
                 async with asyncio.timeout(self.budget.seconds_to_retry()):
                     reflection = await self._reflect(failed)
-                    episode.reflections.append(reflection)
-                    await self._tell(reflection)
-                    if not self.budget.allows_attempt(failed, reflection, episode.usage, self.body):
-                        return
+                    if reflection is not None:
+                        episode.reflections.append(reflection)
+                        await self._tell(reflection)
+                        if not self.budget.allows_attempt(failed, reflection, episode.usage, self.body):
+                            return
                     retried = await self._retry(failed, reflection)
             except Exception as error:  # noqa: BLE001 -- the client has an answer: whatever broke the retry, it gets that
                 episode.error = f"retry {failed.number}: {type(error).__name__}: {error}".rstrip(": ")
@@ -74,14 +79,17 @@ class _Loop:
             episode.attempts.append(retried)
             await self._tell(retried)
 
-    async def _retry(self, failed: Attempt, reflection: Reflection) -> Attempt:
-        messages, adapter = self._retry_messages(failed, reflection), self.episode.adapter
+    async def _retry(self, failed: Attempt, reflection: Reflection | None) -> Attempt:
+        messages = None if reflection is None else self._retry_messages(failed, reflection)
+        adapter = self.episode.adapter
         number = failed.number + 1
         return await attempt(
             number, self.body, engine=self.engine, adapter=adapter, verify=self.verify, messages=messages
         )
 
-    async def _reflect(self, failed: Attempt) -> Reflection:
+    async def _reflect(self, failed: Attempt) -> Reflection | None:
+        if self.reflector is not None:
+            return await self.reflector(failed)
         adapter, policy = self.episode.adapter, self.episode.retry
         return await reflect(
             failed, self.body, engine=self.engine, adapter=adapter, prompts=self.budget.prompts, policy=policy
@@ -104,11 +112,13 @@ async def run(
     body: Mapping[str, Any],
     deadline_at: float | None = None,
     progress: Progress | None = None,
+    reflector: Reflector | None = None,
 ) -> Episode:
     """Run one episode to its outcome, filling it as it goes, and return it.
 
     `body` holds engine-ready OpenAI fields, messages and tools included. `deadline_at` is when the client stops
-    waiting (Unix seconds).
+    waiting (Unix seconds). An episode that has its first attempt already goes on from there, as controls do, which
+    bring a `reflector` of their own.
 
     Raises: the engine's errors where there is no answer at all; the episode is marked `errored` or `cancelled` then.
     """
@@ -116,13 +126,17 @@ async def run(
     verify = verify if episode.verify is not VerifyMode.OFF else NONE
     try:
         # Only the client's own deadline limits the first attempt.
-        first = await attempt(1, body, engine=engine, adapter=episode.adapter, verify=verify, deadline_at=deadline_at)
-        episode.attempts.append(first)
-        if progress is not None:
-            await progress(first)
+        if not episode.attempts:
+            first = await attempt(
+                1, body, engine=engine, adapter=episode.adapter, verify=verify, deadline_at=deadline_at
+            )
+            episode.attempts.append(first)
+            if progress is not None:
+                await progress(first)
+        first = episode.attempts[0]
         if first.status == Status.FAILED and episode.verify is VerifyMode.ENFORCE:
             budget = Budget(episode.retry, Prompts(**episode.prompts), deadline_at, started_at)
-            await _Loop(episode, engine, verify, body, budget, progress).retry_while_failed()
+            await _Loop(episode, engine, verify, body, budget, progress, reflector).retry_while_failed()
     except asyncio.CancelledError:
         episode.outcome = Outcome.CANCELLED
         raise
@@ -144,35 +158,45 @@ async def attempt(
     verify: VerifierSet,
     messages: Sequence[Message] | None = None,
     deadline_at: float | None = None,
+    keep_tokens: Callable[[Completion], object] | None = None,
 ) -> Attempt:
     """Answer once and judge the answer against the client's own request.
 
     `messages` is what the engine is shown in place of the request's own: a retry's conversation. At the deadline (Unix
-    seconds) an answer that is there is returned, whether it was judged or not.
+    seconds) an answer that is there is returned, whether it was judged or not. `keep_tokens` is given a chat's answer
+    with its token ids.
 
     Raises: the engine's errors; EngineTimeout where there is no answer at the deadline.
     """
     started_at, started = time.time(), time.perf_counter()
     try:
         async with asyncio.timeout(None if deadline_at is None else deadline_at - started_at):
-            completion = await _complete(body, engine, adapter, messages)
+            completion = await _complete(body, engine, adapter, messages, with_tokens=keep_tokens is not None)
     except TimeoutError:
         raise EngineTimeout("The engine gave no answer before the deadline.") from None
     engine_ms = (time.perf_counter() - started) * 1000
+    if keep_tokens is not None:
+        keep_tokens(completion)
     return await judge(
         number, body, completion, verify=verify, started_at=started_at, engine_ms=engine_ms, deadline_at=deadline_at
     )
 
 
 async def _complete(
-    body: Mapping[str, Any], engine: Engine, adapter: str, messages: Sequence[Message] | None
+    body: Mapping[str, Any],
+    engine: Engine,
+    adapter: str,
+    messages: Sequence[Message] | None,
+    *,
+    with_tokens: bool,
 ) -> Completion:
+    tokens = {"with_tokens": True} if with_tokens else {}
     if messages is not None:
         asked = {name: value for name, value in body.items() if name != "prompt"}
-        return await engine.complete({**asked, "messages": messages}, adapter)
+        return await engine.complete({**asked, "messages": messages}, adapter, **tokens)
     if "prompt" in body:
         return await engine.complete_text(_text_body(body), adapter)
-    return await engine.complete(body, adapter)
+    return await engine.complete(body, adapter, **tokens)
 
 
 def open_stream(engine: Engine, body: Mapping[str, Any], adapter: str) -> AsyncIterator[bytes]:
@@ -262,7 +286,8 @@ def shown_reason(failed: Attempt, policy: RetryPolicy) -> str | None:
     """Read what the model may be told of a failure: nothing, or the reasons that their verifiers call safe."""
     if policy.show != "reason":
         return None
-    safe = (one.reason for one in failed.verdicts if one.status == Status.FAILED and one.safe_for_model)
+    counted = (one for one in failed.verdicts if one.mode == BindingMode.ENFORCE)
+    safe = (one.reason for one in counted if one.status == Status.FAILED and one.safe_for_model)
     return "; ".join(reason for reason in safe if reason) or None
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Adapter, AdapterStatus
 from server.errors import Conflict, NotFound
 from server.store.database import Database
 from server.store.fencing import RoundEpoch, fence
 from server.store.rows import clean_values, fetch_row, fetch_rows
-from server.store.tables import adapters
+from server.store.tables import adapters, verifiers
+from server.store.withdrawals import TRAINED_ON_REVOKED
 
 
 class AdapterStore:
@@ -28,24 +30,16 @@ class AdapterStore:
     async def add(self, adapter: Adapter, *, epoch_of_round: RoundEpoch | None = None) -> Adapter:
         """Record a new adapter; a trainer gives its round's id and epoch.
 
+        It is flagged where a version that it was trained on was revoked meanwhile, and inherits such flags.
+
         Raises: Conflict if the name was ever used; Fenced.
         """
         adapter = replace(adapter, created_at=adapter.created_at or time.time())
-        values = {
-            "name": adapter.name,
-            "task": adapter.task,
-            "path": adapter.path,
-            "files": dict(adapter.files),
-            "status": str(adapter.status),
-            "round_id": adapter.round_id,
-            "parent": adapter.parent,
-            "forced": adapter.forced,
-            "created_at": adapter.created_at,
-        }
         try:
             async with self._database.write() as connection:
                 await fence(connection, epoch_of_round)
-                await connection.execute(insert(adapters).values(**clean_values(values)))
+                adapter = replace(adapter, flags=await _find_flags(connection, adapter))
+                await connection.execute(insert(adapters).values(**clean_values(_encode(adapter))))
         except IntegrityError as error:
             raise Conflict(f"The adapter name {adapter.name!r} was used already") from error
         return adapter
@@ -64,6 +58,21 @@ class AdapterStore:
         async with self._database.read() as connection:
             rows = await fetch_rows(connection, statement)
         return [_decode(row) for row in rows]
+
+    async def add_fingerprints(
+        self, name: str, fingerprints: Mapping[str, str], *, epoch_of_round: RoundEpoch | None = None
+    ) -> Adapter:
+        """Add to what an adapter was made for, or gated under since. Raises: NotFound; Fenced."""
+        async with self._database.write() as connection:
+            await fence(connection, epoch_of_round)
+            locked = select(adapters).where(adapters.c.name == name).with_for_update()
+            row = await fetch_row(connection, locked)
+            if row is None:
+                raise NotFound(f"There is no adapter {name!r}")
+            merged = {**row["fingerprints"], **fingerprints}
+            changing = update(adapters).where(adapters.c.name == name).values(fingerprints=merged)
+            await connection.execute(changing)
+        return _decode({**row, "fingerprints": merged})
 
     async def set_status(
         self,
@@ -91,5 +100,43 @@ class AdapterStore:
         return _decode(row)
 
 
+async def _find_flags(connection: AsyncConnection, adapter: Adapter) -> tuple[str, ...]:
+    """List the flags of a new adapter. Rows are locked: a revocation at the same time sees it, or is seen."""
+    flags = [*adapter.flags]
+    names = {pin.partition("@")[0] for pin in adapter.verifiers}
+    if names:
+        columns = (verifiers.c.name, verifiers.c.version, verifiers.c.revoked_at)
+        versions = select(*columns).where(verifiers.c.name.in_(names)).with_for_update(read=True)
+        gone = [
+            f"{row['name']}@{row['version']}" for row in await fetch_rows(connection, versions) if row["revoked_at"]
+        ]
+        flags += [TRAINED_ON_REVOKED + pin for pin in adapter.verifiers if pin in gone]
+    if adapter.parent:
+        above = select(adapters.c.flags).where(adapters.c.name == adapter.parent).with_for_update(read=True)
+        parent = await fetch_row(connection, above)
+        flags += [flag for flag in (parent["flags"] if parent else ()) if flag.startswith(TRAINED_ON_REVOKED)]
+    return tuple(dict.fromkeys(flags))
+
+
+def _encode(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "name": adapter.name,
+        "task": adapter.task,
+        "path": adapter.path,
+        "files": dict(adapter.files),
+        "status": str(adapter.status),
+        "round_id": adapter.round_id,
+        "parent": adapter.parent,
+        "forced": adapter.forced,
+        "created_at": adapter.created_at,
+        "verifiers": list(adapter.verifiers),
+        "flags": list(adapter.flags),
+        "fingerprints": dict(adapter.fingerprints),
+        "decided_by": adapter.decided_by,
+        "comment": adapter.comment,
+    }
+
+
 def _decode(row: Mapping[str, Any]) -> Adapter:
-    return Adapter(**{**row, "status": AdapterStatus(row["status"])})
+    lists = {name: tuple(row[name]) for name in ("verifiers", "flags")}
+    return Adapter(**{**row, **lists, "status": AdapterStatus(row["status"])})

@@ -58,6 +58,21 @@ def _tune_sqlite(engine: AsyncEngine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
+def _plan_afresh(engine: AsyncEngine) -> None:
+    """Have PostgreSQL plan each query for its values.
+
+    A plan made once for any values knows neither the limit nor how much of the log is of a task, and may sort all of it
+    for one page; and it locks every month. Said after connecting: a pooler may refuse it as a startup parameter.
+    """
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SET plan_cache_mode = force_custom_plan")
+        cursor.close()
+        connection.commit()
+
+
 def open_engine(url: URL, *, busy_timeout_s: float = 5.0, command_timeout_s: float | None = 30.0) -> AsyncEngine:
     """Make the engine of a normalised URL. It connects when first used."""
     shared: dict[str, Any] = {"json_serializer": encode_json, "json_deserializer": decode_json}
@@ -67,7 +82,9 @@ def open_engine(url: URL, *, busy_timeout_s: float = 5.0, command_timeout_s: flo
         _tune_sqlite(engine)
         return engine
     connect_args = {**POSTGRES_SETTINGS, "command_timeout": command_timeout_s}
-    return create_async_engine(url, pool_pre_ping=True, pool_timeout=10, connect_args=connect_args, **shared)
+    engine = create_async_engine(url, pool_pre_ping=True, pool_timeout=10, connect_args=connect_args, **shared)
+    _plan_afresh(engine)
+    return engine
 
 
 class Database:
@@ -86,6 +103,22 @@ class Database:
         """Lend a connection for reading, in one transaction. Raises: StoreUnavailable."""
         async with self._begin(self.engine) as connection:
             yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for reading everything as it is at one moment, however long. Raises: StoreUnavailable."""
+        engine = self.engine
+        if self.dialect == "postgresql":
+            engine = open_engine(self.url, command_timeout_s=None)
+        try:
+            repeatable = engine.execution_options(
+                **({"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {})
+            )
+            async with self._begin(repeatable) as connection:
+                yield connection
+        finally:
+            if engine is not self.engine:
+                await engine.dispose()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -110,6 +143,18 @@ class Database:
             # Clients read this message, so the address and the words of the driver stay in the cause.
             hint = " (was `mulligan db upgrade` run?)" if is_unmigrated(error) else ""
             raise StoreUnavailable(f"The database cannot be used now{hint}") from error
+
+    async def forget_free_pages(self) -> bool:
+        """Empty SQLite's write-ahead log into the file; False where a reader is in the way. Nothing on PostgreSQL."""
+        if self.dialect != "sqlite":
+            return True
+        async with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            (busy, *_) = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).one()
+        return not busy
+
+    def is_there(self) -> bool:
+        """Say whether there is something to open: a file of SQLite that is missing would be made."""
+        return self.dialect != "sqlite" or Path(self.url.database or "").is_file()
 
     async def ping(self) -> None:
         """Ask the database for a sign of life. Raises: StoreUnavailable."""

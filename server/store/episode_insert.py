@@ -20,7 +20,8 @@ from sqlalchemy.engine import Dialect
 from server.store.database import Database
 from server.store.episode_rows import COLUMNS, TABLES, EpisodeRows, Row
 from server.store.outages import first_line, is_refusal
-from server.store.writers import Writer
+from server.store.tombstones import NEWEST, Tombstones, fetch_tombstones
+from server.store.writers import Unexpected, Writer
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,8 @@ def _insert_statement(table: Table, dialect: Dialect) -> str:
 class EpisodeInserter:
     """Inserts episodes by their rows, each one whole or not at all. An id that is there already is left as it is.
 
+    What was deleted is not inserted: neither an episode that was in memory or in a spool meanwhile.
+
     It keeps a connection for itself: lending one for each commit costs as much as the commit.
     """
 
@@ -44,6 +47,7 @@ class EpisodeInserter:
         self._folder = folder
         self._timeout_s = timeout_s
         self._writer: Writer | None = None
+        self._tombstones = Tombstones()
         self._statements = [_insert_statement(table, database.engine.dialect) for table in TABLES]
 
     async def insert(self, batch: Sequence[EpisodeRows]) -> None:
@@ -53,7 +57,7 @@ class EpisodeInserter:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._insert_all(batch)
+                await self._insert_living(batch)
         except Exception as error:
             if not is_refusal(error):
                 self._drop_writer()
@@ -70,6 +74,18 @@ class EpisodeInserter:
         async with asyncio.timeout(self._timeout_s):
             await self._database.ping()
 
+    async def _insert_living(self, batch: Sequence[EpisodeRows]) -> None:
+        """Insert what is not deleted, going by tombstones that were the newest when it was committed."""
+        while True:
+            if not (living := self._tombstones.keep(batch)):
+                return
+            try:
+                await self._insert_all(living)
+            except Unexpected:
+                self._tombstones = await fetch_tombstones(self._database)
+            else:
+                return
+
     async def _insert_all(self, batch: Sequence[EpisodeRows]) -> None:
         rows: tuple[list[Row], ...] = (
             [record.episode for record in batch],
@@ -79,7 +95,8 @@ class EpisodeInserter:
         if self._writer is None:
             self._writer = await self._database.open_writer()
         await self._writer.write(
-            [(statement, some) for statement, some in zip(self._statements, rows, strict=True) if some]
+            [(statement, some) for statement, some in zip(self._statements, rows, strict=True) if some],
+            (NEWEST, self._tombstones.newest),
         )
 
     async def close(self) -> None:

@@ -18,12 +18,14 @@ import structlog
 
 from server.domain import Episode
 from server.errors import StoreUnavailable
+from server.redaction import Redact, RedactionFailed
 from server.settings import LogSettings
 from server.store.backlog import Backlog
 from server.store.database import Database
 from server.store.episode_insert import EpisodeInserter
-from server.store.episode_rows import EpisodeRows, encode_episode
+from server.store.episode_rows import EpisodeRows, encode_episode, hash_users
 from server.store.outages import first_line
+from server.store.redacting import redact_episode, withhold
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +57,11 @@ class EpisodeLog:
         commit_timeout_s: float = 10.0,
         probe_interval_s: float = 1.0,
         adopt_interval_s: float = 30.0,
+        redact: Redact | None = None,
     ) -> None:
         self._settings = settings
+        self._redact = redact
+        self.withheld = 0  # episodes whose content the redactor's failure kept out
         self._probe_interval_s = probe_interval_s
         self._adopt_interval_s = adopt_interval_s
         self._inserter = EpisodeInserter(database, spool_dir, timeout_s=commit_timeout_s)
@@ -93,10 +98,27 @@ class EpisodeLog:
         """
         if not self._tasks or self._backlog.stopping:
             raise StoreUnavailable("The episode log is closed")
-        entry = _Entry(encode_episode(episode), asyncio.get_running_loop().create_future())
+        entry = _Entry(self._encode(episode), asyncio.get_running_loop().create_future())
         self._queue.append(entry)
         self._arrived.set()
         await entry.done
+
+    def _encode(self, episode: Episode) -> EpisodeRows:
+        """Make an episode's rows, redacted; where the redactor fails, without anything that was said."""
+        if self._redact is None:
+            return encode_episode(episode)
+        users = hash_users(episode.request)
+        try:
+            return encode_episode(redact_episode(episode, self._redact), users)
+        except RedactionFailed as error:
+            self.withheld += 1
+            log.error(  # noqa: TRY400 - a traceback may hold the text
+                "The redactor failed; the episode is logged without its content",
+                episode=episode.id,
+                error=str(error),
+                so_far=self.withheld,
+            )
+            return encode_episode(withhold(episode))
 
     async def stop(self) -> None:
         """Write what is queued, then close the spool. Further calls of `record` are refused."""

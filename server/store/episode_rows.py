@@ -13,7 +13,18 @@ from typing import Any
 import msgspec
 from sqlalchemy import Table
 
-from server.domain import Attempt, Binding, Episode, LoggedVerdict, Outcome, Reflection, RetryPolicy, Usage, VerifyMode
+from server.domain import (
+    Attempt,
+    Binding,
+    BindingMode,
+    Episode,
+    LoggedVerdict,
+    Outcome,
+    Reflection,
+    RetryPolicy,
+    Usage,
+    VerifyMode,
+)
 from server.store import tables
 from server.store.cleaning import clean_text, encode_json, finite
 from server.store.packing import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
@@ -40,8 +51,9 @@ class EpisodeRows(msgspec.Struct, array_like=True, frozen=True):
 
 
 def identify_problem(request: Mapping[str, Any], bindings: Sequence[Binding]) -> str:
-    """Hash what was asked: messages, tools and the verifiers' arguments, not how it was to be sampled."""
-    problem = (request.get("messages"), request.get("tools"), [binding.args for binding in bindings])
+    """Hash what was asked: messages, tools and the verifiers' arguments, not how it was sampled or who watched."""
+    args = [binding.args for binding in bindings if binding.mode == BindingMode.ENFORCE]
+    problem = (request.get("messages"), request.get("tools"), args)
     try:
         encoded = _deterministic.encode(problem)
     except UnicodeEncodeError:
@@ -49,14 +61,34 @@ def identify_problem(request: Mapping[str, Any], bindings: Sequence[Binding]) ->
     return hashlib.sha256(encoded).hexdigest()[:32]
 
 
-def encode_episode(episode: Episode) -> EpisodeRows:
+def hash_user(name: object) -> str:
+    """Hash what a request calls its user by; "" for nobody. So a user is found again, and no name is kept for it."""
+    if not isinstance(name, str) or not name:
+        return ""
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def hash_users(request: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Hash a request's `user` and its `safety_identifier`."""
+    said = request or {}
+    return hash_user(said.get("user")), hash_user(said.get("safety_identifier"))
+
+
+def encode_episode(episode: Episode, users: tuple[str, str] | None = None) -> EpisodeRows:
     """Make the rows of an episode. With `store: false` everything that a client or the model wrote is left out.
+
+    `users` are the hashes of whom the request named, where the episode's own request does not tell any more.
 
     Raises: TypeError for what JSON cannot say, OverflowError for a token id beyond int32.
     """
     keep = episode.store
+    user_hash, safety_hash = (users or hash_users(episode.request)) if keep else ("", "")
     request = episode.request if keep else None
-    bindings = episode.bindings if keep else tuple(Binding(b.kind, {}, b.name, b.version) for b in episode.bindings)
+    bindings = (
+        episode.bindings
+        if keep
+        else tuple(Binding(b.kind, {}, b.name, b.version, mode=b.mode) for b in episode.bindings)
+    )
     values = {
         "id": clean_text(episode.id),
         "task": clean_text(episode.task),
@@ -77,6 +109,9 @@ def encode_episode(episode: Episode) -> EpisodeRows:
         "split": clean_text(episode.split),
         "problem": "" if request is None else identify_problem(request, bindings),
         "trains": episode.trains,
+        "user_hash": user_hash,
+        "safety_hash": safety_hash,
+        "conversation": episode.conversation if keep else episode.conversation and clean_text(episode.id),
     }
     return EpisodeRows(
         _in_order[0](values),
@@ -117,6 +152,8 @@ def _bound_verdict(verdict: LoggedVerdict, *, keep: bool) -> LoggedVerdict:
         safe_for_model=verdict.safe_for_model,
         stdout=verdict.stdout if keep else "",
         duration_ms=finite(verdict.duration_ms),
+        cause=verdict.cause,
+        mode=verdict.mode,
     )
 
 
@@ -172,6 +209,7 @@ def decode_episode(values: Values, attempts: list[Attempt], reflections: list[Re
         duration_ms=values["duration_ms"],
         split=values["split"],
         trains=values["trains"],
+        conversation=values["conversation"] or "",
     )
 
 

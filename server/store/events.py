@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Event
 from server.store.database import Database
@@ -19,11 +20,8 @@ class EventStore:
 
     async def add(self, event: Event) -> Event:
         """Add a line."""
-        event = replace(event, created_at=event.created_at or time.time())
-        values = {"kind": event.kind, "subject": event.subject, "actor": event.actor, "created_at": event.created_at}
         async with self._database.write() as connection:
-            await connection.execute(insert(events).values(**clean_values(values), details=to_json(event.details)))
-        return event
+            return await write_event(connection, event)
 
     async def list(self, limit: int = 100) -> list[Event]:
         """List the latest lines, newest first."""
@@ -31,3 +29,11 @@ class EventStore:
         async with self._database.read() as connection:
             rows = await fetch_rows(connection, select(*columns).order_by(events.c.id.desc()).limit(limit))
         return [Event(**row) for row in rows]
+
+
+async def write_event(connection: AsyncConnection, event: Event) -> Event:
+    """Add a line in the transaction that makes what it tells of."""
+    event = replace(event, created_at=event.created_at or time.time())
+    values = {"kind": event.kind, "subject": event.subject, "actor": event.actor, "created_at": event.created_at}
+    await connection.execute(insert(events).values(**clean_values(values), details=to_json(event.details)))
+    return event

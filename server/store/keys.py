@@ -4,14 +4,15 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain import DEFAULT_SCOPES, ApiKey, KeyLimits, Role, Scope, new_id
-from server.errors import InvalidRequest, NotFound
+from server.domain import DEFAULT_SCOPES, ApiKey, BindingMode, KeyLimits, Role, Scope, TaskVerifier, new_id
+from server.errors import Conflict, InvalidRequest, NotFound
 from server.store.database import Database
 from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
 from server.store.tables import api_keys, tasks
@@ -21,6 +22,7 @@ SECRET_BYTES = 32
 PERIODS = ("total", "day", "month")
 BIGGEST_LIMIT = 2**31 - 1
 BIGGEST_BUDGET = 2**53 - 1  # what every client of JSON can still count to
+CHANGEABLE = frozenset({"name", "scopes", "tasks", "limits", "trains", "expires_at", "verifiers"})
 END_OF_TIME = 253_402_300_800.0  # the year 10000: what dates can say ends there
 NOTED_EVERY_S = 60.0
 """How old `last_used_at` may be before a later use is written."""
@@ -47,6 +49,7 @@ class KeyStore:
         limits: KeyLimits | None = None,
         trains: bool = True,
         expires_at: float | None = None,
+        verifiers: Sequence[TaskVerifier] = (),
     ) -> tuple[str, ApiKey]:
         """Make a key. The secret is returned here and never again. `scopes` None: those that the role begins with.
 
@@ -54,17 +57,47 @@ class KeyStore:
         """
         given, limits = check_scopes(role, scopes), limits or KeyLimits()
         check_limits(role, limits)
-        if expires_at is not None and not time.time() < expires_at < END_OF_TIME:
-            raise InvalidRequest("A key expires after now and before the year 10000.", param="expires_at")
+        check_expiry(expires_at)
+        check_verifiers(role, verifiers)
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         key = ApiKey(
             new_id("key"), name, digest_secret(secret), Role(role), given, tuple(dict.fromkeys(tasks)), limits,
-            trains=trains, created_at=time.time(), expires_at=expires_at,
+            trains=trains, created_at=time.time(), expires_at=expires_at, verifiers=tuple(verifiers),
         )  # fmt: skip
         async with self._database.write() as connection:
             await _check_tasks(connection, key)
             await connection.execute(insert(api_keys).values(**clean_values(_encode(key))))
         return secret, key
+
+    async def update(self, key_id: str, **changes: Any) -> ApiKey:
+        """Change a key's `name`, `scopes`, `tasks`, `limits`, `trains`, `expires_at` or `verifiers`; never its role.
+
+        Of `limits` (a mapping) only what is in it changes.
+
+        Raises: NotFound; Conflict for a revoked key; InvalidRequest, naming the field, for what does not go together;
+        TypeError for any other field.
+        """
+        if unknown := set(changes) - CHANGEABLE:
+            raise TypeError(f"not fields of a key that may be changed: {', '.join(sorted(unknown))}")
+        async with self._database.write() as connection:
+            row = await fetch_row(connection, select(api_keys).where(api_keys.c.id == key_id).with_for_update())
+            if row is None:
+                raise NotFound(f"There is no key {key_id!r}")
+            key = _decode(row)
+            if key.revoked_at is not None:
+                raise Conflict(f"The key {key_id!r} is revoked: make another.")
+            key = _change(key, changes)
+            await _check_tasks(connection, key)
+            values = {name: value for name, value in _encode(key).items() if name in changes}
+            if values:
+                await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(**clean_values(values)))
+        return key
+
+    async def get(self, key_id: str) -> ApiKey | None:
+        """Find a key by its id, a revoked or expired one too."""
+        async with self._database.read() as connection:
+            row = await fetch_row(connection, select(api_keys).where(api_keys.c.id == key_id))
+        return _decode(row) if row else None
 
     async def by_sha256(self, digest: str) -> ApiKey | None:
         """Find a key by the digest of its secret, a revoked or expired one too: the caller looks at that."""
@@ -137,6 +170,38 @@ def check_limits(role: str, limits: KeyLimits) -> None:
         raise InvalidRequest(f"The role {str(role)!r} runs nothing that could be limited.", param="limits")
 
 
+def check_expiry(expires_at: float | None) -> None:
+    """Refuse an end that is over, or that no date can say. Raises: InvalidRequest."""
+    if expires_at is not None and not time.time() < expires_at < END_OF_TIME:
+        raise InvalidRequest("A key expires after now and before the year 10000.", param="expires_at")
+
+
+def check_verifiers(role: str, verifiers: Sequence[TaskVerifier]) -> None:
+    """Refuse verifiers of a key that would check nothing. Raises: InvalidRequest."""
+    if verifiers and role in (Role.VIEWER, Role.APPROVER):
+        raise InvalidRequest(f"The role {str(role)!r} runs nothing that could be verified.", param="verifiers")
+    if any(pin.mode != BindingMode.ENFORCE for pin in verifiers):
+        message = "A key's verifiers enforce; those that observe or audit belong to a task."
+        raise InvalidRequest(message, param="verifiers")
+
+
+def _change(key: ApiKey, changes: Mapping[str, Any]) -> ApiKey:
+    changed = dict(changes)
+    if "scopes" in changed:
+        changed["scopes"] = check_scopes(key.role, changed["scopes"])
+    if "tasks" in changed:
+        changed["tasks"] = tuple(dict.fromkeys(changed["tasks"]))
+    if "limits" in changed:
+        changed["limits"] = replace(key.limits, **changed["limits"])
+        check_limits(key.role, changed["limits"])
+    if "expires_at" in changed:
+        check_expiry(changed["expires_at"])
+    if "verifiers" in changed:
+        changed["verifiers"] = tuple(changed["verifiers"])
+        check_verifiers(key.role, changed["verifiers"])
+    return replace(key, **changed)
+
+
 async def _check_tasks(connection: AsyncConnection, key: ApiKey) -> None:
     if key.tasks and key.role is not Role.CLIENT:
         raise InvalidRequest(f"Tasks are for client keys; the role {str(key.role)!r} sees them all.", param="tasks")
@@ -157,6 +222,7 @@ def _encode(key: ApiKey) -> dict[str, Any]:
         "trains": key.trains,
         "created_at": key.created_at,
         "expires_at": key.expires_at,
+        "verifiers": to_json(key.verifiers),
     }
 
 
@@ -166,5 +232,6 @@ def _decode(row: Mapping[str, Any]) -> ApiKey:
         "scopes": tuple(row["scopes"]),
         "tasks": tuple(row["tasks"]),
         "limits": msgspec.convert(row["limits"], KeyLimits),
+        "verifiers": msgspec.convert(row["verifiers"], tuple[TaskVerifier, ...]),
     }
     return ApiKey(**{**row, **made})

@@ -6,22 +6,26 @@ Upgrades exclude each other, so that any number of processes may start at once o
 
 import asyncio
 import fcntl
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import normalise_url, open_engine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADVISORY_LOCK = 0x6D756C6C  # any number of our own: "mull"
+
+_REVISIONS = "alembic_version"  # Alembic's own table
 
 T = TypeVar("T")
 
@@ -54,26 +58,66 @@ def downgrade(url: str, revision: str = "base") -> None:
 
 
 def current(url: str) -> str | None:
-    """Name the database's revision; None where it was never migrated."""
-    return _run(url, lambda connection: MigrationContext.configure(connection).get_current_revision())
+    """Name the database's revision; None where it was never migrated. Waits for nobody, and makes nothing."""
+    parsed = normalise_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        return None
+    return _run_apart(_read_revision(parsed))
+
+
+def newest() -> str | None:
+    """Name the revision that this release's code wants."""
+    return ScriptDirectory.from_config(configure()).get_current_head()
+
+
+def knows(revision: str) -> bool:
+    """Say whether this release's code has a revision."""
+    return any(one.revision == revision for one in ScriptDirectory.from_config(configure()).walk_revisions())
+
+
+async def _read_revision(url: URL) -> str | None:
+    engine = open_engine(url)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_fetch_revision)
+    finally:
+        await engine.dispose()
+
+
+def _fetch_revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(_REVISIONS):
+        return None
+    return connection.execute(text(f"SELECT version_num FROM {_REVISIONS}")).scalar_one_or_none()  # noqa: S608 - ours
 
 
 def _run(url: str, work: Callable[[Connection], T]) -> T:
-    """Run `work` in one transaction, alone. In a thread of its own, so that it works under a running event loop."""
+    return _run_apart(run_alone(normalise_url(url), work))
+
+
+def _run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a thread of its own, so that it works under a running event loop."""
     with ThreadPoolExecutor(1, "migrations") as executor:
-        return executor.submit(asyncio.run, _run_alone(normalise_url(url), work)).result()
+        return executor.submit(asyncio.run, work).result()
 
 
-async def _run_alone(url: URL, work: Callable[[Connection], T]) -> T:
+async def run_alone(url: URL, work: Callable[[Connection], T]) -> T:
+    """Run `work` in one transaction while nobody else migrates this database; waits for whoever does, and says so."""
     with _file_lock(url):
         engine = open_engine(url, command_timeout_s=None)  # another process may migrate for long
         try:
             async with engine.begin() as connection:
                 if url.get_backend_name() == "postgresql":
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+                    await _lock(connection)
                 return await connection.run_sync(work)
         finally:
             await engine.dispose()
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    key = {"key": ADVISORY_LOCK}
+    if not (await connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), key)).scalar_one():
+        sys.stderr.write("another process migrates this database: waiting for it\n")
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), key)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 Each API process reports a few times a second; the hot swap reads. Ages are told by the database's clock.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,13 +20,14 @@ class Presence:
     """What one API process says of itself.
 
     `acknowledged` maps a task to the champion generation that its new episodes use, `in_flight` an adapter to its
-    episodes under way.
+    episodes under way, `replicas` each engine that it sends requests to now to the adapters that it saw there.
     """
 
     id: str
     acknowledged: Mapping[str, int]
     in_flight: Mapping[str, int]
     seen_at: float = 0.0
+    replicas: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class PresenceStore:
@@ -36,9 +37,21 @@ class PresenceStore:
         self._database = database
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
-    async def report(self, id: str, acknowledged: Mapping[str, int], in_flight: Mapping[str, int]) -> None:  # noqa: A002
-        """Say that a process lives, which generations it uses and what it has in flight."""
-        values = {"acknowledged": dict(acknowledged), "in_flight": dict(in_flight), "seen_at": UnixNow()}
+    async def report(
+        self,
+        id: str,  # noqa: A002
+        acknowledged: Mapping[str, int],
+        in_flight: Mapping[str, int],
+        replicas: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Say that a process lives, which generations it uses, what it has in flight and which engines it asks."""
+        said = {url: sorted(names) for url, names in (replicas or {}).items()}
+        values = {
+            "acknowledged": dict(acknowledged),
+            "in_flight": dict(in_flight),
+            "seen_at": UnixNow(),
+            "replicas": said,
+        }
         statement = self._insert(presence).values(id=id, **values)
         statement = statement.on_conflict_do_update(index_elements=["id"], set_=values)
         async with self._database.write() as connection:

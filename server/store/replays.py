@@ -29,6 +29,7 @@ class Claim:
     name: str
     request_sha256: str
     owner: str
+    users: tuple[str, str] = ("", "")  # the hashes of whom the request names, so that it can be deleted by them
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class ReplayStore:
             "status": None,
             "headers": None,
             "body": None,
+            "user_hash": claim.users[0],
+            "safety_hash": claim.users[1],
         }
         taking = self._insert(replays).values(key=claim.key, name=claim.name, **fresh)
         taking = taking.on_conflict_do_update(

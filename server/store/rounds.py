@@ -12,17 +12,20 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, and_, case, cast, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Round, RoundState, Step, new_id
 from server.errors import Conflict, NotFound
 from server.store.clock import UnixNow
 from server.store.database import Database
 from server.store.fencing import fence, raise_fenced
+from server.store.round_queue import find_pool, give_places, lock_pool, queue_of
 from server.store.rows import Row, clean_values, fetch_one, fetch_row, fetch_rows, to_json
 from server.store.tables import rounds, steps
 
 CHANGEABLE = frozenset({"phase", "reason", "adapter", "parent", "report", "steps_done", "steps_total"})
 OPEN = (RoundState.QUEUED.value, RoundState.RUNNING.value)
+DECIDED = (RoundState.PROMOTED.value, RoundState.INCONCLUSIVE.value, RoundState.REGRESSED.value)
 
 
 class RoundStore:
@@ -33,7 +36,7 @@ class RoundStore:
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     async def create(self, task: str, options: Mapping[str, Any]) -> Round:
-        """Queue a round. Raises: Conflict while one of that task is queued or running."""
+        """Queue a round in its task's pool. Raises: Conflict while one of that task is queued or running."""
         number = select(func.coalesce(func.max(rounds.c.number), 0) + 1).where(rounds.c.task == task)
         values = {**_BLANK, "id": new_id("rd"), "task": task, "state": RoundState.QUEUED.value}
         statement = insert(rounds).values(
@@ -41,7 +44,9 @@ class RoundStore:
         )
         try:
             async with self._database.write() as connection:
-                return _decode(await fetch_one(connection, statement.returning(rounds)))
+                statement = statement.values(pool=await find_pool(connection, task))
+                made = _decode(await fetch_one(connection, statement.returning(rounds)))
+                return (await give_places(connection, [made]))[0]
         except IntegrityError as error:
             raise Conflict(f"A round of {task!r} is queued or running already") from error
 
@@ -49,41 +54,52 @@ class RoundStore:
         """Find a round by its id."""
         async with self._database.read() as connection:
             row = await fetch_row(connection, select(rounds).where(rounds.c.id == round_id))
-        return _decode(row) if row else None
+            return (await give_places(connection, [_decode(row)]))[0] if row else None
 
-    async def queued(self) -> list[Round]:
-        """List the rounds that wait for a worker, oldest first: their doorbell may have been lost."""
-        statement = select(rounds).where(rounds.c.state == RoundState.QUEUED.value).order_by(rounds.c.created_at)
+    async def queued(self, pool: str | None = None) -> list[Round]:
+        """List the rounds that wait for a worker, those that are next first: their doorbell may have been lost."""
         async with self._database.read() as connection:
-            return [_decode(row) for row in await fetch_rows(connection, statement)]
+            found = [_decode(row) for row in await fetch_rows(connection, queue_of(pool))]
+            return await give_places(connection, found)
+
+    async def is_idle(self, pool: str) -> bool:
+        """Say whether no round of a pool is queued or runs."""
+        statement = select(rounds.c.id).where(rounds.c.pool == pool, rounds.c.state.in_(OPEN)).limit(1)
+        async with self._database.read() as connection:
+            return await fetch_row(connection, statement) is None
 
     async def last_ended(self, task: str) -> Round | None:
         """Find the task's latest round that is over, however it ended."""
-        statement = (
-            select(rounds)
-            .where(rounds.c.task == task, rounds.c.state.not_in(OPEN))
-            .order_by(rounds.c.number.desc())
-            .limit(1)
-        )
+        return await self._find_last(task, rounds.c.state.not_in(OPEN))
+
+    async def last_decided(self, task: str) -> Round | None:
+        """Find the task's latest round that came to a decision: promoted, inconclusive or regressed."""
+        return await self._find_last(task, rounds.c.state.in_(DECIDED))
+
+    async def _find_last(self, task: str, condition: ColumnElement[bool]) -> Round | None:
+        statement = select(rounds).where(rounds.c.task == task, condition).order_by(rounds.c.number.desc()).limit(1)
         async with self._database.read() as connection:
             row = await fetch_row(connection, statement)
         return _decode(row) if row else None
 
     async def lease(self, round_id: str, owner: str) -> Round | None:
-        """Take a queued round: running, with the next epoch. None if it is not queued (any more)."""
-        changes = {
-            "state": RoundState.RUNNING.value,
-            "owner": owner,
-            "epoch": rounds.c.epoch + 1,
-            "leases": rounds.c.leases + 1,
-            "heartbeat_at": UnixNow(),
-            "started_at": case((rounds.c.started_at == 0, UnixNow()), else_=rounds.c.started_at),
-            "phase": "",
-            "steps_done": 0,
-        }
-        condition = and_(rounds.c.id == round_id, rounds.c.state == RoundState.QUEUED.value)
-        row = await self._change(condition, changes)
-        return _decode(row) if row else None
+        """Take a queued round: running, with the next epoch.
+
+        None if it is not queued (any more), or another round of its pool runs.
+        """
+        async with self._database.write() as connection:
+            row = await fetch_row(connection, select(rounds.c.pool).where(rounds.c.id == round_id))
+            if row is None or not await lock_pool(connection, row["pool"]):
+                return None
+            return await _lease(connection, round_id, owner)
+
+    async def lease_next(self, pool: str, owner: str) -> Round | None:
+        """Take the round that is next in a pool; None where none waits, or one of the pool runs."""
+        async with self._database.write() as connection:
+            if not await lock_pool(connection, pool):
+                return None
+            row = await fetch_row(connection, queue_of(pool).limit(1))
+            return await _lease(connection, row["id"], owner) if row else None
 
     async def heartbeat(self, round_id: str, epoch: int) -> Round:
         """Say that the trainer lives; tells it of a cancellation by the way. Raises: Fenced."""
@@ -194,7 +210,23 @@ class RoundStore:
         if task is not None:
             statement = statement.where(rounds.c.task == task)
         async with self._database.read() as connection:
-            return [_decode(row) for row in await fetch_rows(connection, statement)]
+            return await give_places(connection, [_decode(row) for row in await fetch_rows(connection, statement)])
+
+
+async def _lease(connection: AsyncConnection, round_id: str, owner: str) -> Round | None:
+    changes = {
+        "state": RoundState.RUNNING.value,
+        "owner": owner,
+        "epoch": rounds.c.epoch + 1,
+        "leases": rounds.c.leases + 1,
+        "heartbeat_at": UnixNow(),
+        "started_at": case((rounds.c.started_at == 0, UnixNow()), else_=rounds.c.started_at),
+        "phase": "",
+        "steps_done": 0,
+    }
+    condition = and_(rounds.c.id == round_id, rounds.c.state == RoundState.QUEUED.value)
+    row = await fetch_row(connection, update(rounds).where(condition).values(**changes).returning(rounds))
+    return _decode(row) if row else None
 
 
 _BLANK: dict[str, Any] = {

@@ -157,6 +157,13 @@ class SpoolFile:
             self._descriptor = -1
 
 
+def read_header_bytes(path: Path) -> int:
+    """Say how large a spool file is that holds no record: its header. Raises: OSError."""
+    with path.open("rb") as file:
+        head = file.read(_FRAME.size)
+    return _FRAME.size + _FRAME.unpack(head)[0] if len(head) == _FRAME.size else _FRAME.size
+
+
 def leftovers(folder: Path, *, own: Path | None) -> list[Path]:
     """List the spool files of other processes, dead or alive, oldest first."""
     if not folder.is_dir():

@@ -9,10 +9,11 @@ import msgspec
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from server.domain import RetryPolicy, Task, TaskVerifier, TrainingPolicy, VerifyMode
+from server.domain import CanaryState, Event, RetryPolicy, Task, TaskVerifier, TrainingPolicy, VerifyMode
 from server.errors import Conflict, NotFound
 from server.store.database import Database
 from server.store.fencing import RoundEpoch, fence
+from server.store.moves import Hand, end_running_canary, mark_champion
 from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
 from server.store.tables import tasks
 
@@ -39,13 +40,13 @@ class TaskStore:
         """Find a task by its name."""
         async with self._database.read() as connection:
             row = await fetch_row(connection, select(tasks).where(tasks.c.name == name))
-        return _decode(row) if row else None
+        return decode_task(row) if row else None
 
     async def list(self) -> list[Task]:
         """List all tasks, by name."""
         async with self._database.read() as connection:
             rows = await fetch_rows(connection, select(tasks).order_by(tasks.c.name))
-        return [_decode(row) for row in rows]
+        return [decode_task(row) for row in rows]
 
     async def update(self, name: str, **changes: Any) -> Task:
         """Change a task's `verifiers`, `verify`, `retry`, `training`, `prompts` or `unknown_fields`.
@@ -62,30 +63,42 @@ class TaskStore:
             row = await fetch_row(connection, statement)
         if row is None:
             raise NotFound(f"There is no task {name!r}")
-        return _decode(row)
+        return decode_task(row)
 
     async def flip_champion(
-        self, name: str, adapter: str, *, expected_generation: int, epoch_of_round: RoundEpoch | None = None
+        self,
+        name: str,
+        adapter: str,
+        *,
+        expected_generation: int,
+        epoch_of_round: RoundEpoch | None = None,
+        event: Event | None = None,
+        hand: Hand | None = None,
+        canary_ends: CanaryState = CanaryState.SUPERSEDED,
     ) -> Task:
         """Point the task at another adapter ("" = the base model); the generation grows by one.
 
-        Raises: NotFound; Conflict if the pointer moved since `expected_generation` was read; Fenced.
+        All that follows is in the same transaction: both adapters' statuses, the round that made the new one, the end
+        of a canary (`promoted` where it is the new champion, else `canary_ends`) and the `event`, to whose details
+        `from` and `generation` are added. `hand` is whose hand it was.
+
+        Raises: NotFound; Conflict if what serves moved since `expected_generation` was read; Fenced.
         """
         async with self._database.write() as connection:
             await fence(connection, epoch_of_round)
-            row = await fetch_row(
-                connection,
-                update(tasks)
-                .where(tasks.c.name == name, tasks.c.generation == expected_generation)
-                .values(champion=adapter, generation=tasks.c.generation + 1)
-                .returning(tasks),
-            )
-        if row is not None:
-            return _decode(row)
-        task = await self.get(name)
-        if task is None:
-            raise NotFound(f"There is no task {name!r}")
-        raise Conflict(f"The champion of {name!r} moved meanwhile: generation {task.generation}")
+            former = await fetch_row(connection, select(tasks).where(tasks.c.name == name).with_for_update())
+            if former is None:
+                raise NotFound(f"There is no task {name!r}")
+            if former["generation"] != expected_generation:
+                moved = f"generation {former['generation']}, not {expected_generation}"
+                raise Conflict(f"What serves the task {name!r} moved meanwhile: {moved}")
+            moves = {"champion": adapter, "generation": expected_generation + 1, "canary": "", "canary_share": 0.0}
+            changed = update(tasks).where(tasks.c.name == name).values(**clean_values(moves)).returning(tasks)
+            task = decode_task((await fetch_row(connection, changed)) or {})
+            why = str(event.details.get("reason", "")) if event else ""
+            await end_running_canary(connection, task, canary_ends, former["canary"], why)
+            await mark_champion(connection, task, former["champion"], event, hand)
+        return task
 
 
 def _encode(task: Task) -> dict[str, Any]:
@@ -101,11 +114,14 @@ def _encode(task: Task) -> dict[str, Any]:
             "champion": task.champion,
             "generation": task.generation,
             "created_at": task.created_at,
+            "canary": task.canary,
+            "canary_share": task.canary_share,
         }
     )
 
 
-def _decode(row: Mapping[str, Any]) -> Task:
+def decode_task(row: Mapping[str, Any]) -> Task:
+    """Make the task of a row."""
     return Task(
         name=row["name"],
         verifiers=msgspec.convert(row["verifiers"], tuple[TaskVerifier, ...]),
@@ -117,4 +133,6 @@ def _decode(row: Mapping[str, Any]) -> Task:
         champion=row["champion"],
         generation=row["generation"],
         created_at=row["created_at"],
+        canary=row["canary"],
+        canary_share=row["canary_share"],
     )

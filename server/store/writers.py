@@ -15,13 +15,24 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 Rows = Sequence[tuple[Any, ...]]
+Guard = tuple[str, Any]
+"""A query of one value, and what it has to be for a commit."""
+
+
+class Unexpected(Exception):
+    """A guard's value was another one. Nothing was committed."""
 
 
 class Writer(Protocol):
     """One connection that commits rows."""
 
-    async def write(self, batch: Sequence[tuple[str, Rows]]) -> None:
-        """Commit statements with the rows that each is run for, all or none. Raises: what the driver raises."""
+    async def write(self, batch: Sequence[tuple[str, Rows]], guard: Guard | None = None) -> None:
+        """Commit statements with the rows that each is run for, all or none.
+
+        The guard is asked within the transaction, once its statements hold their locks.
+
+        Raises: Unexpected; what the driver raises.
+        """
         ...
 
     async def close(self) -> None:
@@ -46,11 +57,13 @@ class PostgresWriter:
         _, address = dialect.create_connect_args(url)
         return cls(await asyncpg.connect(**address, **settings))
 
-    async def write(self, batch: Sequence[tuple[str, Rows]]) -> None:
+    async def write(self, batch: Sequence[tuple[str, Rows]], guard: Guard | None = None) -> None:
         """Commit rows; see `Writer.write`."""
         async with self._connection.transaction():
             for statement, rows in batch:
                 await self._connection.executemany(statement, rows)
+            if guard is not None and await self._connection.fetchval(guard[0]) != guard[1]:
+                raise Unexpected
 
     async def close(self) -> None:
         """Close the connection."""
@@ -70,9 +83,9 @@ class SQLiteWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="episode-log")
         self._connection: sqlite3.Connection | None = None
 
-    async def write(self, batch: Sequence[tuple[str, Rows]]) -> None:
+    async def write(self, batch: Sequence[tuple[str, Rows]], guard: Guard | None = None) -> None:
         """Commit rows; see `Writer.write`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch, guard)
 
     async def close(self) -> None:
         """Close the connection, once what it does is done."""
@@ -84,7 +97,7 @@ class SQLiteWriter:
         self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
 
-    def _write(self, batch: Sequence[tuple[str, Rows]]) -> None:
+    def _write(self, batch: Sequence[tuple[str, Rows]], guard: Guard | None) -> None:
         if self._connection is None:
             self._connection = sqlite3.connect(self._path, timeout=self._busy_timeout_s, isolation_level=None)
             tune_sqlite(self._connection)
@@ -92,6 +105,8 @@ class SQLiteWriter:
         try:
             for statement, rows in batch:
                 self._connection.executemany(statement, rows)
+            if guard is not None and self._connection.execute(guard[0]).fetchone() != (guard[1],):
+                raise Unexpected
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:

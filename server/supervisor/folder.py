@@ -23,7 +23,7 @@ class Note:
 
     pid: int
     api_url: str
-    engine_url: str
+    engine_urls: tuple[str, ...]
     engine_kind: str
     model: str
     database_url: str
@@ -56,7 +56,7 @@ def leave_note(settings: Settings, api_url: str) -> Iterator[None]:
     note = Note(
         pid=os.getpid(),
         api_url=api_url,
-        engine_url=settings.engine.url,
+        engine_urls=settings.engine.every_url,
         engine_kind=settings.engine.kind,
         model=settings.engine.model,
         database_url=settings.database_url,

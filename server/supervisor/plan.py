@@ -30,7 +30,7 @@ def resolve_addresses(settings: Settings, *, own_engine: bool) -> Settings:
     """
     engine = settings.engine
     if own_engine:
-        engine = engine.model_copy(update={"url": f"http://127.0.0.1:{pick_free_port('127.0.0.1')}"})
+        engine = engine.model_copy(update={"url": f"http://127.0.0.1:{pick_free_port('127.0.0.1')}", "urls": ()})
     return settings.model_copy(update={"port": claim_port(settings.host, settings.port), "engine": engine})
 
 
@@ -40,14 +40,19 @@ def api_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-async def find_engine(url: str) -> None:
-    """Check that an engine that is not ours answers. Raises EngineUnavailable, saying what to do."""
+async def find_engines(urls: Sequence[str]) -> None:
+    """Check that one of the engines that are not ours answers; the others may come later.
+
+    Raises EngineUnavailable, saying what to do.
+    """
     for _ in range(_ENGINE_TRIES):
-        if await ask_status(f"{url}/health") is not None:
+        answers = await asyncio.gather(*(ask_status(f"{url}/health") for url in urls))
+        if any(answer is not None for answer in answers):
             return
         await asyncio.sleep(_ENGINE_PAUSE_S)
     raise EngineUnavailable(
-        f"no engine answers at {url}: start one (`mulligan engine`), or leave --engine-url out to have one started"
+        f"no engine answers at {' or '.join(urls)}: start one (`mulligan engine`), or leave --engine-url out to have "
+        "one started"
     )
 
 

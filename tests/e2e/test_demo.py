@@ -123,7 +123,8 @@ def test_sglang_postgres_and_redis_go_through_a_round_and_a_hot_swap(
         check_figures(figures, {"countdown"})
         (row,) = figures["rounds"]
         assert (row["state"], row["adapter"]) == ("inconclusive", "countdown@1")
-        mulligan("adapters", "promote", row["adapter"], "--force", "--data-dir", str(demo.data_dir))
+        why = ("--force", "--comment", "two steps, and few problems")
+        mulligan("adapters", "promote", row["adapter"], *why, "--data-dir", str(demo.data_dir))
         with openai.OpenAI(base_url=demo.url, api_key=demo.key, timeout=60) as client:
             question = [{"role": "user", "content": "Using the numbers 3, 5 and 2, make 21."}]
 

@@ -80,7 +80,7 @@ def test_one_that_is_killed_comes_back_and_nothing_answered_is_lost(serve: Serve
         victim, other = serve.workers()
         victim.kill()
         load.wait_for_answers()  # the other goes on
-        wait_for(lambda: "worker_back" in serve.log, 60, "it is back")
+        serve.wait_back()
         load.wait_for_answers()
     replaced, kept = serve.workers()
     assert kept.pid == other.pid
@@ -128,7 +128,7 @@ def test_one_that_is_told_to_stop_makes_room_without_an_error(serve: Serve):
             wait_for(partial(both_are_busy, serve), 30, "both report episodes in flight")
             first.terminate()
             assert [one.result()[0] for one in slow] == [200] * 4
-        wait_for(lambda: "worker_back" in serve.log, 60, "it is back")
+        serve.wait_back()
         load.wait_for_answers()
     assert load.refused == []
     assert_logged_once(serve, list(load.answered))

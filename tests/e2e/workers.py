@@ -58,6 +58,13 @@ class Serve:
         self.workers()
         return self
 
+    def wait_back(self) -> None:
+        """Wait until one that ended serves again; one that does not come up in a minute is started once more."""
+        try:
+            wait_for(lambda: "worker_back" in self.log, 150, "it is back")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the log:\n{self.log}") from None
+
     def workers(self) -> list[psutil.Process]:
         """The workers that run now, by number."""
         found = {}

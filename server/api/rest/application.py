@@ -9,15 +9,22 @@ from server.api.errors import install_handlers
 from server.api.openapi import install_document
 from server.api.rest import (
     adapters,
+    audit,
+    backtests,
+    deletions,
     embeddings,
     episodes,
+    feedback,
     health,
     keys,
+    lineage,
     models,
+    panel,
     refused,
     responses,
     rounds,
     tasks,
+    verifier_stats,
     verifiers,
 )
 
@@ -37,8 +44,22 @@ def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     install_handlers(app)
-    served = (health, models, tasks, verifiers, episodes, rounds, adapters, keys, responses, embeddings)
-    for room in (*served, refused):  # the last one takes what is left of OpenAI's paths
+    ours = (
+        tasks,
+        verifiers,
+        verifier_stats,
+        backtests,
+        episodes,
+        deletions,
+        feedback,
+        audit,
+        panel,
+        rounds,
+        adapters,
+        lineage,
+        keys,
+    )
+    for room in (health, models, *ours, responses, embeddings, refused):  # the last one takes what is left of OpenAI's
         app.include_router(room.router)
     install_document(app)
     return app

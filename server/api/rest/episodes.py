@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
@@ -12,7 +12,7 @@ from server.api.auth import READ, READ_ALL, may, may_read_configs
 from server.api.context import Rooms
 from server.api.render import render_usage
 from server.api.rest.access import Caller, needs
-from server.domain import ApiKey, Episode, Outcome
+from server.domain import ApiKey, BindingMode, Episode, Outcome
 from server.errors import NotFound
 
 PAGE_BYTES = 16 * 2**20
@@ -32,11 +32,13 @@ async def list_episodes(
     task: str | None = None,
     outcome: Outcome | None = None,
     key: str | None = None,
+    feedback: Literal["passed", "failed", "none"] | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: str | None = None,
 ) -> Response:
     """List episodes, newest first, without token ids. `before` is the last id of the page before.
 
+    `feedback`: those that some feedback calls `passed`, or `failed`, or those that have `none`.
     A page ends early, with `has_more`, where its episodes are big: what clients send may be, and a page is in memory.
     """
     owner = key if may(caller, READ_ALL) else caller.id
@@ -44,7 +46,9 @@ async def list_episodes(
     length, has_more = 0, True
     while has_more and len(data) < limit and length <= PAGE_BYTES:
         wanted = min(AT_ONCE, limit - len(data))
-        found = await rooms.episodes.list(task=task, outcome=outcome, key=owner, limit=wanted + 1, before=before)
+        found = await rooms.episodes.list(
+            task=task, outcome=outcome, key=owner, said=feedback, limit=wanted + 1, before=before
+        )
         has_more = len(found) > wanted
         for episode in found[:wanted]:
             data.append(msgspec.Raw(msgspec.json.encode(render_episode(episode, caller, tokens=False))))
@@ -68,6 +72,8 @@ async def show_episode(episode_id: str, rooms: Rooms, caller: Caller, *, tokens:
 def render_episode(episode: Episode, caller: ApiKey, *, tokens: bool) -> dict[str, Any]:
     """Render an episode as it is logged; of registered verifiers, what they are made of only for who may see that."""
     rendered = _render(episode)
+    if not may(caller, READ_ALL):
+        _hide_audits(rendered)
     if not may_read_configs(caller):
         for binding in rendered["bindings"]:
             if binding["name"]:
@@ -77,6 +83,13 @@ def render_episode(episode: Episode, caller: ApiKey, *, tokens: bool) -> dict[st
             for name in ("prompt_ids", "token_ids", "logprobs"):
                 del reflection[name]
     return {**rendered, "object": "mulligan.episode", "usage": render_usage(episode.usage)}
+
+
+def _hide_audits(rendered: dict[str, Any]) -> None:
+    """Leave out what only measures: who is measured must not learn by what."""
+    rendered["bindings"] = [one for one in rendered["bindings"] if one["mode"] != BindingMode.AUDIT]
+    for attempt in rendered["attempts"]:
+        attempt["verdicts"] = [one for one in attempt["verdicts"] if one["mode"] != BindingMode.AUDIT]
 
 
 def _render(thing: Any) -> Any:

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends
 from server.api.auth import ADMIN
 from server.api.context import Rooms
 from server.api.rest.access import Caller, needs
-from server.api.rest.schemas import KeyBody
+from server.api.rest.pins import name_pins, pin_verifiers
+from server.api.rest.schemas import KeyBody, KeyChanges, KeyLimitsBody
 from server.domain import ApiKey, Event, KeyLimits
 from server.store.key_limits import KeyLimitStore
 
@@ -28,8 +29,9 @@ async def create_key(body: KeyBody, rooms: Rooms, caller: Caller) -> dict[str, A
         limits=KeyLimits(**body.limits.model_dump()),
         trains=body.trains,
         expires_at=body.expires_at,
+        verifiers=await pin_verifiers(body.verifiers, rooms),
     )
-    details = {"role": made.role, "scopes": made.scopes, "tasks": made.tasks}
+    details = {"role": made.role, "scopes": made.scopes, "tasks": made.tasks, "verifiers": name_pins(made.verifiers)}
     await rooms.events.add(Event("key.created", made.id, caller.id, details, time.time()))
     return {**_render(made, {}), "key": secret}
 
@@ -39,6 +41,32 @@ async def list_keys(rooms: Rooms) -> dict[str, Any]:
     """List the keys, never their secrets."""
     spent = await KeyLimitStore(rooms.database).spent()
     return {"object": "list", "data": [_render(key, spent) for key in await rooms.keys.list()]}
+
+
+@router.patch("/{key_id}")
+async def change_key(key_id: str, body: KeyChanges, rooms: Rooms, caller: Caller) -> dict[str, Any]:
+    """Change a key, but not its role; within a second every process goes by it. A revoked one stays as it is."""
+    before = await rooms.keys.get(key_id)
+    changes = {name: value for name, value in body if name in body.model_fields_set and _says(name, value)}
+    if body.limits is not None:
+        changes["limits"] = _read_limits(body.limits)
+    if body.verifiers is not None:
+        changes["verifiers"] = await pin_verifiers(body.verifiers, rooms, before.verifiers if before else ())
+    key = await rooms.keys.update(key_id, **changes)
+    rooms.keyring.forget(key.sha256)
+    await rooms.events.add(Event("key.changed", key_id, caller.id, {"changed": sorted(changes)}, time.time()))
+    return _render(key, await KeyLimitStore(rooms.database).spent())
+
+
+def _says(name: str, value: Any) -> bool:
+    return value is not None or name == "expires_at"  # null is an end that was given: never
+
+
+def _read_limits(body: KeyLimitsBody) -> dict[str, Any]:
+    given = body.model_dump(exclude_unset=True)
+    if "token_budget" in given and given["token_budget"] is None:
+        given.setdefault("budget_period", KeyLimits().budget_period)  # of no budget there is no period
+    return given
 
 
 @router.delete("/{key_id}")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from server.api.auth import READ, READ_ALL, may, may_use_task
 from server.api.context import Context, Rooms
 from server.api.rest.access import Caller, needs
-from server.domain import DEFAULT_TASK, Adapter, ApiKey, Scope, Task
+from server.domain import DEFAULT_TASK, Adapter, AdapterStatus, ApiKey, Scope, Task
 from server.errors import NotFound
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(needs(READ))])
@@ -38,7 +38,11 @@ async def _models(rooms: Context, key: ApiKey) -> list[dict[str, Any]]:
     return [
         *([base] if may_use_task(key, DEFAULT_TASK) else []),  # named alone, it is served under that task's policy
         *(_render_task(task) for task in tasks if may_use_task(key, task.name)),
-        *(_render_adapter(adapter) for adapter in adapters if may_use_task(key, adapter.task)),
+        *(
+            _render_adapter(adapter)
+            for adapter in adapters
+            if adapter.status is not AdapterStatus.REJECTED and may_use_task(key, adapter.task)
+        ),
     ]
 
 

@@ -13,6 +13,7 @@ from server.api.rest.schemas import Page, RoundBody
 from server.api.rest.tasks import find_task
 from server.domain import Event, Round
 from server.errors import NotFound
+from server.orchestration.slots import find_room, refuse_unplaced
 
 router = APIRouter(prefix="/v1", tags=["rounds"])
 reader = [Depends(needs(READ_ALL))]
@@ -21,11 +22,12 @@ reader = [Depends(needs(READ_ALL))]
 @router.post("/tasks/{task}/rounds", dependencies=[Depends(needs(ADMIN))], status_code=201)
 async def start_round(task: str, rooms: Rooms, key: Caller, body: RoundBody | None = None) -> Round:
     """Ask for a round of a task. 409 while one is queued or running."""
-    await find_task(task, rooms)
+    found = await find_task(task, rooms)
+    refuse_unplaced(await rooms.tasks.list(), await find_room(rooms.settings.engine), found)
     options = body.options if body else {}
     queued = await rooms.rounds.create(task, options)
     await rooms.events.add(Event("round.requested", queued.id, key.id, {"task": task, "options": options}, time.time()))
-    await asyncio.to_thread(rooms.doorbell.ring_round, queued.id)  # blocks while the broker is away
+    await asyncio.to_thread(rooms.doorbell.ring_round, queued.id, queued.pool)  # blocks while the broker is away
     return queued
 
 

@@ -4,18 +4,21 @@ A task's verifiers are pinned when it is written: a later version of a verifier 
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from server.api.auth import ADMIN, READ, may_use_task
+from server.api.auth import ADMIN, READ, READ_ALL, may, may_use_task
 from server.api.context import Context, Rooms
-from server.api.resolution import check_when
 from server.api.rest.access import Caller, needs
-from server.api.rest.schemas import NAME, VERSION, Page, TaskBody, TaskChanges, TaskVerifierBody
-from server.domain import ApiKey, Event, RetryPolicy, Task, TaskVerifier, TrainingPolicy
+from server.api.rest.pins import pin_verifiers
+from server.api.rest.schemas import Page, TaskBody, TaskChanges, TaskView
+from server.domain import ApiKey, BindingMode, CanaryPolicy, Event, RetryPolicy, Task, TrainingPolicy
 from server.errors import Conflict, InvalidRequest, NotFound
+from server.orchestration.canary_policy import read_canary_policy
+from server.orchestration.progress import read_progress
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 admin = [Depends(needs(ADMIN))]
@@ -25,15 +28,18 @@ reader = [Depends(needs(READ))]
 @router.get("", dependencies=reader)
 async def list_tasks(rooms: Rooms, key: Caller) -> Page[Task]:
     """List the tasks that the key may use."""
-    return Page(data=[task for task in await rooms.tasks.list() if may_use_task(key, task.name)])
+    return Page(data=[_show(task, key) for task in await rooms.tasks.list() if may_use_task(key, task.name)])
 
 
 @router.get("/{name}", dependencies=reader)
-async def show_task(name: str, rooms: Rooms, key: Caller) -> Task:
-    """Show a task."""
+async def show_task(name: str, rooms: Rooms, key: Caller) -> TaskView:
+    """Show a task, and to keys that read everything its `progress`: how far it is from its next round and its gate."""
     if not may_use_task(key, name):
         raise _no_task(name)
-    return await find_task(name, rooms)
+    task = await find_task(name, rooms)
+    progress = await read_progress(task, rooms.database, rooms.round_sizes) if may(key, READ_ALL) else None
+    shown = _show(task, key)
+    return TaskView(**{field.name: getattr(shown, field.name) for field in fields(shown)}, progress=progress)
 
 
 @router.post("", dependencies=admin, status_code=201)
@@ -54,6 +60,14 @@ async def change_task(name: str, body: TaskChanges, rooms: Rooms, key: Caller) -
     task = await rooms.tasks.update(name, **changes)
     await _note("task.changed", task, key, rooms, sorted(changes))
     return task
+
+
+def _show(task: Task, key: ApiKey) -> Task:
+    """Leave out what a task audits with, which who is measured must not learn, and the ids of others' keys."""
+    if may(key, READ_ALL):
+        return task
+    pins = tuple(pin for pin in task.verifiers if pin.mode != BindingMode.AUDIT)
+    return replace(task, verifiers=pins, training=replace(task.training, trust_feedback=(), audit_off=()))
 
 
 async def find_task(name: str, rooms: Context) -> Task:
@@ -78,8 +92,7 @@ async def _read_changes(body: TaskChanges, task: Task, rooms: Context) -> dict[s
     """Read what a body changes of a task, policies merged field by field; null puts a limit back to none."""
     changes: dict[str, Any] = {}
     if body.verifiers is not None:
-        pins = [await _pin(entry, f"verifiers[{index}]", rooms) for index, entry in enumerate(body.verifiers)]
-        changes["verifiers"] = tuple(pins)
+        changes["verifiers"] = await pin_verifiers(body.verifiers, rooms, task.verifiers)
     if body.verify is not None:
         changes["verify"] = body.verify
     if body.retry is not None:
@@ -90,7 +103,10 @@ async def _read_changes(body: TaskChanges, task: Task, rooms: Context) -> dict[s
         changes["unknown_fields"] = body.unknown_fields
     if body.training is not None:
         named = _named(body.training.model_dump(exclude_unset=True), TrainingPolicy())
+        if named.get("canary") is not None:
+            named["canary"] = _read_canary(named["canary"], task)
         changes["training"] = replace(task.training, **named)
+        await _check_trusted(named.get("trust_feedback") or (), rooms)
     if body.prompts is not None:
         given = body.prompts.model_dump(exclude_unset=True)
         merged = {**task.prompts, **given}
@@ -98,18 +114,21 @@ async def _read_changes(body: TaskChanges, task: Task, rooms: Context) -> dict[s
     return changes
 
 
+def _read_canary(given: dict[str, Any], task: Task) -> CanaryPolicy:
+    """Read what is given of a canary's policy; null is the default, but takes the latency's bound away."""
+    default, latency = CanaryPolicy(), "latency_ratio"
+    said = {
+        name: getattr(default, name) if value is None and name != latency else value for name, value in given.items()
+    }
+    return read_canary_policy(said, task.training.canary, "training.canary")
+
+
+async def _check_trusted(key_ids: Sequence[str], rooms: Context) -> None:
+    """Refuse to trust a key that there is not: feedback would be trusted that nobody can send."""
+    known = {key.id for key in await rooms.keys.list()} if key_ids else set()
+    if missing := [key_id for key_id in key_ids if key_id not in known]:
+        raise InvalidRequest(f"There is no key {missing[0]!r}.", param="training.trust_feedback")
+
+
 def _named(given: dict[str, Any], default: RetryPolicy | TrainingPolicy) -> dict[str, Any]:
     return {name: getattr(default, name) if value is None else value for name, value in given.items()}
-
-
-async def _pin(entry: str | TaskVerifierBody, param: str, rooms: Context) -> TaskVerifier:
-    if isinstance(entry, str):
-        name, at, version = entry.partition("@")
-        if not NAME.fullmatch(name) or (at and not VERSION.fullmatch(version)):
-            raise InvalidRequest(f"{entry!r} is not of the form name or name@version.", param=param)
-        entry = TaskVerifierBody(name=name, version=int(version) if version else None)
-    found = await rooms.verifiers.get(entry.name, entry.version)
-    if found is None:
-        raise InvalidRequest(f"There is no verifier {entry.name!r} of that version.", param=param)
-    check_when(entry.when, param)
-    return TaskVerifier(found.name, found.version, entry.args, entry.when)

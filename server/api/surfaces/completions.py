@@ -5,10 +5,11 @@ from typing import Any
 
 import msgspec
 
+from server.api.binding import resolve_verifiers
 from server.api.context import Context
 from server.api.gathering import Gathering
 from server.api.render import render_mulligan, render_usage, sum_usage
-from server.api.resolution import resolve_target, resolve_verifiers
+from server.api.resolution import resolve_target
 from server.api.surfaces.base import Ask
 from server.api.surfaces.completions_request import Wanted, read_completions
 from server.api.surfaces.tolerance import read_tolerantly
@@ -39,7 +40,7 @@ class CompletionsSurface:
         if ask.original.token_ids:
             task = (await resolve_target(ask.request, key, context)).task
             mode = VerifyMode(ask.request.verify) if ask.request.verify else task.verify
-            if mode is not VerifyMode.OFF and await resolve_verifiers(ask.request, task, key, context):
+            if mode is not VerifyMode.OFF and (await resolve_verifiers(ask.request, task, key, context)).enforces:
                 message = "Token ids cannot be verified: send the prompt as text, or `verify: off`."
                 raise InvalidRequest(message, param="prompt", code="unverifiable_prompt")
         return ask

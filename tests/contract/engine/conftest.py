@@ -15,6 +15,7 @@ from typing import Literal
 
 import pytest
 import pytest_asyncio
+from safetensors.torch import load_file, save_file
 
 from server.engine.launch import engine_command
 from server.engine.sglang import SGLangEngine
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SGLANG_PYTHON = Path(os.environ.get("MULLIGAN_ENGINE__SGLANG_PYTHON", ROOT / ".venv-sglang/bin/python"))
 CONTEXT_TOKENS = 2048
 MAX_RUNNING = 16
+PIDS: dict[str, int] = {}
+"""The first process of each engine that runs, by its address."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         make_adapter(adapters / name, model, seed=seed, scale=0.15)
     make_adapter(adapters / "attention_only", model, targets=("q_proj", "v_proj"), seed=4, scale=0.3)
     make_adapter(adapters / "rank_32", model, rank=32)
+    make_adapter(adapters / "rslora", model, seed=5, scale=0.15, use_rslora=True)
+    make_adapter(adapters / "dora", model, seed=5, use_dora=True)
+    renamed = make_adapter(adapters / "renamed", model, seed=6, scale=0.15) / "adapter_model.safetensors"
+    tensors = {name.replace("layers.0.", "layers.0.extra."): one for name, one in load_file(renamed).items()}
+    save_file(tensors, renamed)
     truncated = make_adapter(adapters / "truncated", model) / "adapter_model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:-100])
     return World(model, adapters)
@@ -90,6 +98,7 @@ def run_engine(kind: Literal["local", "sglang"], world: World, folder: Path, *op
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)
+        PIDS[url] = process.pid
         yield url
     finally:
         os.killpg(process.pid, signal.SIGKILL)

@@ -25,11 +25,11 @@ class CountingWriter:
         self.owner, self.writer = owner, writer
         self.close, self.abandon = writer.close, writer.abandon
 
-    async def write(self, batch) -> None:
+    async def write(self, batch, guard=None) -> None:
         if self.owner.away:
             raise OSError("away")
         await asyncio.sleep(self.owner.pause_s)
-        await self.writer.write(batch)
+        await self.writer.write(batch, guard)
         self.owner.commits += 1
 
 

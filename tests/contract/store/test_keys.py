@@ -1,11 +1,12 @@
 """What a key may be, and what is kept of its use, on both dialects."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from server.domain import KeyLimits, Role, Task
-from server.errors import InvalidRequest
+from server.domain import BindingMode, KeyLimits, Role, Task, TaskVerifier
+from server.errors import Conflict, InvalidRequest, NotFound
 from server.store.database import Database
 from server.store.keys import NOTED_EVERY_S, KeyStore
 from server.store.tasks import TaskStore
@@ -89,3 +90,59 @@ async def test_a_verifier_keeps_its_first_owner(database: Database) -> None:
     assert (await verifiers.add("mine", "regex", {}, owner="key_2")).owner == "key_1"
     assert (await verifiers.add("ours", "regex", {})).owner == ""
     assert (await verifiers.add("ours", "regex", {}, owner="key_1")).owner == ""
+
+
+async def test_a_key_is_changed_in_what_is_named(keys: KeyStore) -> None:
+    limits = KeyLimits(requests_per_minute=60, token_budget=1000, budget_period="day")
+    _, key = await keys.create("app", tasks=["sql"], limits=limits)
+    pins = (TaskVerifier("shape", 2, {"x": 1}),)
+    expires_at = time.time() + 1000
+    changed = await keys.update(key.id, limits={"requests_per_minute": 5}, verifiers=pins, expires_at=expires_at)
+    assert changed == replace(key, limits=replace(limits, requests_per_minute=5), verifiers=pins, expires_at=expires_at)
+    assert await keys.get(key.id) == changed
+    again = await keys.update(key.id, name="new", scopes=[], tasks=["sums"], trains=False, expires_at=None)
+    assert (again.name, again.scopes, again.tasks, again.trains, again.expires_at) == (
+        "new",
+        (),
+        ("sums",),
+        False,
+        None,
+    )
+    assert (again.limits, again.verifiers, again.sha256) == (changed.limits, pins, key.sha256)
+    assert await keys.by_sha256(key.sha256) == again
+    assert await keys.update(key.id) == again
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "param"),
+    [
+        ("client", {"scopes": ["inference"]}, "scopes"),
+        ("client", {"tasks": ["nothing"]}, "tasks"),
+        ("client", {"limits": {"max_concurrent": 0}}, "limits.max_concurrent"),
+        ("client", {"limits": {"token_budget": None}}, "limits.budget_period"),
+        ("client", {"expires_at": 1.0}, "expires_at"),
+        ("client", {"verifiers": [TaskVerifier("shape", 1, mode=BindingMode.OBSERVE)]}, "verifiers"),
+        ("admin", {"scopes": ["pin_adapters"]}, "scopes"),
+        ("admin", {"tasks": ["sql"]}, "tasks"),
+        ("viewer", {"limits": {"max_concurrent": 1}}, "limits"),
+        ("viewer", {"verifiers": [TaskVerifier("shape", 1)]}, "verifiers"),
+    ],
+)
+async def test_a_change_that_cannot_be_changes_nothing(keys: KeyStore, role: str, changes: dict, param: str) -> None:
+    limits = KeyLimits(token_budget=5, budget_period="day") if role == "client" else None
+    _, key = await keys.create("k", role, limits=limits)
+    with pytest.raises(InvalidRequest) as caught:
+        await keys.update(key.id, **{"trains": False, **changes})
+    assert caught.value.param == param
+    assert await keys.list() == [key]
+
+
+async def test_what_never_changes(keys: KeyStore) -> None:
+    _, key = await keys.create("k")
+    with pytest.raises(TypeError, match="role"):
+        await keys.update(key.id, role="admin")
+    await keys.revoke(key.id)
+    with pytest.raises(Conflict, match="revoked"):
+        await keys.update(key.id, trains=False)
+    with pytest.raises(NotFound):
+        await keys.update("key_none", trains=False)

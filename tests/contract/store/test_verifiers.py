@@ -39,6 +39,7 @@ async def test_the_list_holds_the_latest_of_each(verifiers: VerifierStore) -> No
     latest = await verifiers.add("b", "regex", {"pattern": "2"})
     other = await verifiers.add("a", "regex", {"pattern": "3"})
     assert await verifiers.list() == [other, latest]
+    assert await verifiers.newest() == {"a": 1, "b": 2}
 
 
 async def test_versions_added_at_once_all_get_a_number_of_their_own(verifiers: VerifierStore) -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from verifiers import registry
+from tests.fixtures.judges import judge
+from tests.fixtures.loopback import reply, serve
+from verifiers import policy, registry
 from verifiers.base import Status, Verdict
 
 TOOL = {
@@ -42,6 +44,7 @@ def calling(name, arguments):
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
+SERVICE = "http://service"  # stands for a server that runs while these tests do
 # kind: configuration, arguments, an answer that passes, one that fails
 SAMPLES = {
     "countdown": ({"target": 22}, {"numbers": [3, 7, 1]}, text("answer: 3*7+1"), text("answer: 3*7")),
@@ -57,14 +60,64 @@ SAMPLES = {
         text('```json\n{"n": "ab"}\n```'),
         text('{"n": "c"}'),
     ),
+    "code_tests": (
+        {"tests": "assert twice(2) == 4", "timeout_s": 4},
+        {},
+        text("```python\ndef twice(x):\n    return 2 * x\n```"),
+        text("def twice(x): return x"),
+    ),
+    "math": ({"timeout_s": 5}, {"reference": "\\frac{1}{2}"}, text("so \\boxed{0.5}"), text("0.5 or 0.6")),
     "regex": ({"pattern": "(?i)[a-c]{2,40}d$"}, {}, text("abcd"), text("abce")),
+    "sql": ({"fixture": "CREATE TABLE t (n INTEGER)"}, {"rows": [[22]]}, text("SELECT 22"), text("SELECT 23")),
+    "webhook": ({"url": f"{SERVICE}/hook", "unsigned": True}, {"any": 1}, text("22"), text("23")),
+    "judge": ({"url": SERVICE, "model": "j", "rubric": "22", "votes": 3}, {"reference": "22"}, text("22"), text("23")),
     "python": ({"code": CODE, "timeout_s": 1.0}, {"want": "22"}, text("22"), text("23")),
+    "exact": (
+        {"case": False, "white_space": "collapse"},
+        {"reference": "Été 22"},
+        text("e\u0301te\u0301  22 "),
+        text("22"),
+    ),
+    "one_of": ({"references": ["22", "twenty-two"], "last_line": True}, {}, text("Well:\n22\n"), text("22\nor 23")),
+    "numeric": (
+        {"units": ["km"], "absolute_tolerance": 0.5},
+        {"reference": 22},
+        text("It is 22.5 km."),
+        text("21 or 22"),
+    ),
     "all_of": (
         {"verifiers": [{"kind": "regex", "config": {"pattern": "answer"}}, {"kind": "countdown"}]},
         {"numbers": [3, 7, 1], "target": 22},
         text("answer: 3*7+1"),
         text("3*7+1"),
     ),
+    "any_of": (
+        {
+            "verifiers": [
+                {"kind": "regex", "config": {"pattern": "^22$"}},
+                {
+                    "kind": "all_of",
+                    "config": {"verifiers": [{"kind": "countdown"}, {"kind": "regex", "config": {"pattern": ":"}}]},
+                },
+            ]
+        },
+        {"numbers": [3, 7, 1], "target": 22},
+        text("answer: 3*7+1"),
+        text("3*7+1"),
+    ),
+    "weighted": (
+        {
+            "verifiers": [
+                {"kind": "python", "config": {"code": CODE, "timeout_s": 1.0}, "weight": 3},
+                {"kind": "regex", "config": {"pattern": "answer"}},
+            ],
+            "threshold": 0.6,
+        },
+        {"want": "22"},
+        text("answer: 22"),
+        text("22"),
+    ),
+    "not": ({"verifier": {"kind": "regex", "config": {"pattern": "sorry"}}}, {}, text("22"), text("I am sorry.")),
 }
 
 MEGABYTE = 1_000_000
@@ -127,9 +180,29 @@ def runner():
     registry.close()
 
 
+async def serve_verdicts(caller):
+    """Be a webhook and a judge to which an answer is right that holds 22."""
+    while True:
+        asked = await caller.request()
+        is_hook = "/hook" in asked.line
+        content = json.loads(asked.body)["answer"].get("content") if is_hook else None
+        said = json.dumps({"passed": "22" in str(content)}).encode() if is_hook else judge(asked, lambda it: "22" in it)
+        await caller.send(reply(said))
+
+
+@pytest.fixture(scope="module")
+def service():
+    before = policy.current()
+    registry.configure(registry.Policy(loopback=True))
+    with serve(serve_verdicts) as server:
+        yield server.url
+    policy.configure(before)
+
+
 @pytest.fixture(scope="module", params=sorted(SAMPLES))
-def sample(request):
+def sample(request, service):
     config, args, right, wrong = SAMPLES[request.param]
+    config = json.loads(json.dumps(config).replace(SERVICE, service))
     return registry.compile_verifier(request.param, config), args, right, wrong
 
 
@@ -165,6 +238,7 @@ def test_the_right_answer_passes_and_the_wrong_one_fails(sample, runner):
     assert (passed.status, failed.status) == (Status.PASSED, Status.FAILED)
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers(sample, runner, name):
     verifier, args, right, _ = sample

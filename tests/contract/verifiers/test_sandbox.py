@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from verifiers.base import InvalidVerifier, Status
+from verifiers.base import Cause, InvalidVerifier, Status
 from verifiers.python import make_kind
-from verifiers.sandbox import ADDRESS_SPACE_BYTES, KILL_GRACE_S, Sandbox
+from verifiers.sandbox import ADDRESS_SPACE_BYTES, KILL_GRACE_S, MAX_RUN_S, Sandbox
 
 TIMEOUT_S = 0.2
 FINE = "def verify(request, answer, args): return True"
@@ -88,6 +88,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_hostile_code_abstains_and_the_next_verdict_comes(sandbox, fine, name):
     verifier = compile_in(sandbox, inside(HOSTILE[name]))
@@ -99,6 +100,24 @@ async def test_hostile_code_abstains_and_the_next_verdict_comes(sandbox, fine, n
     assert len(verdict.reason) + len(verdict.stdout) < 10_000
     assert took_s < TIMEOUT_S + KILL_GRACE_S + 3  # a busy machine takes its time to start the next worker
     assert (await judge(fine)).status is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("while True: pass", Cause.TIMEOUT),
+        ("x = 10**1000\nwhile True: x = x * x", Cause.TIMEOUT),  # the watchdog's, not the interpreter's
+        ("x = [0]\nwhile True: x = x + x", Cause.CRASHED),
+        ("raise ValueError('no')", Cause.BROKE),
+        ("return 'yes'", Cause.BAD_RETURN),
+        ("return {'passed': True, 'score': 2}", Cause.BAD_RETURN),
+    ],
+)
+async def test_an_abstention_says_its_cause(sandbox, body, cause):
+    # Time enough to use up the memory, or to be loaded, on a busy machine; only what never ends is to be late.
+    timeout_s = TIMEOUT_S if cause is Cause.TIMEOUT else MAX_RUN_S
+    verdict = await judge(compile_in(sandbox, inside(body), timeout_s))
+    assert (verdict.status, verdict.cause) == (Status.ABSTAINED, cause)
 
 
 async def test_the_loop_runs_on_while_code_hangs(sandbox):
@@ -115,6 +134,18 @@ async def test_the_loop_runs_on_while_code_hangs(sandbox):
     await judge(verifier)
     ticking.cancel()
     assert ticks >= 10
+
+
+async def test_what_nobody_waits_for_any_more_is_never_begun(sandbox, fine):
+    hog = compile_in(sandbox, inside("while True: pass"), timeout_s=1.0)
+    judging = [asyncio.create_task(judge(hog)) for _ in range(100)]
+    await asyncio.sleep(0)  # all of them are in the queue
+    for task in judging:
+        task.cancel()
+    await asyncio.wait(judging)
+    started = time.perf_counter()
+    assert (await judge(fine)).status is Status.PASSED
+    assert time.perf_counter() - started < 25  # of the hundred seconds only those of one or two that were begun
 
 
 async def test_sleeping_takes_no_time(sandbox):
@@ -147,12 +178,23 @@ async def test_stdout_is_kept_short(sandbox):
     assert len(verdict.stdout) < 4200
 
 
+async def test_code_that_prints_without_end_is_killed_at_once(sandbox, fine):
+    started = time.perf_counter()
+    verdict = await judge(compile_in(sandbox, inside("while True: print('spam' * 1000)"), timeout_s=10))
+    assert time.perf_counter() - started < 5  # it would have ten seconds
+    assert (verdict.status, verdict.cause) == (Status.ABSTAINED, Cause.CRASHED)
+    assert verdict.reason == "the code printed more than 1,000,000 characters"
+    assert verdict.stdout.startswith("spamspam")
+    assert (await judge(fine)).status is Status.PASSED
+
+
 async def test_what_was_printed_before_an_error_is_kept(sandbox):
     verdict = await judge(compile_in(sandbox, inside("print('here')\nreturn 1 / 0")))
     assert verdict.stdout == "here\n"
     assert verdict.reason == "ZeroDivisionError: division by zero (line 3 in verify)"
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize(
     ("code", "says", "where"),
     [
@@ -187,6 +229,7 @@ async def test_a_worker_is_limited_by_the_system(sandbox, fine):
         assert limits["Max file size"] == "0"
         assert limits["Max core file size"] == "0"
         assert worker.cwd() == "/"
+        assert worker.nice() > psutil.Process().nice() or worker.nice() == 19
         assert worker.environ().keys().isdisjoint(os.environ.keys() - {"PWD", "LC_CTYPE"})
 
 
@@ -207,6 +250,19 @@ async def test_a_full_queue_abstains():
     await asyncio.sleep(0.1)
     assert (await judge(hurried)).reason == "all workers of the sandbox are busy"
     assert (await first).status is Status.ABSTAINED
+    sandbox.close()
+
+
+async def test_a_slow_program_does_not_hold_up_another():
+    sandbox = Sandbox(workers=2)
+    slow, quick = compile_in(sandbox, inside("while True: pass"), timeout_s=0.5), compile_in(sandbox, FINE)
+    waiting = [asyncio.create_task(judge(slow)) for _ in range(8)]
+    await asyncio.sleep(0.1)
+    assert [(await judge(quick)).status for _ in range(3)] == [Status.PASSED] * 3
+    assert not any(task.done() for task in waiting[6:])
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
     sandbox.close()
 
 
@@ -279,8 +335,9 @@ asyncio.run(verifier.verify({}, {}, {}))
 """
 
 
-def test_workers_die_with_their_host():
-    host = subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, text=True)
+def test_workers_die_with_their_host(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # who is killed tidies nothing up
+    host = subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, text=True, env=environment)
     pids = [int(pid) for pid in host.stdout.readline().split()]
     assert pids
     host.send_signal(signal.SIGKILL)

@@ -59,8 +59,11 @@ async def test_without_an_engine_it_is_live_but_not_ready(settings, secret):
 
 
 async def test_without_its_champions_it_is_not_ready(settings, secret):
-    async with live(settings, ScriptedEngine()) as app:
-        app.rest.state.context.readiness.adapters = False
+    class Busy(ScriptedEngine):
+        async def state(self):
+            await asyncio.Event().wait()  # nobody knows yet what it holds
+
+    async with live(settings, Busy()) as app:
         ready = await ask(app, "GET", "/ready")
         assert (ready.status, ready.json()["missing"]) == (503, ["adapters"])
 

@@ -80,7 +80,7 @@ def test_a_live_stream_is_what_the_engine_gave(client):
     said = chunks[-1].model_extra["mulligan"]
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     episode = client.get(f"/episodes/{said['episode_id']}", cast_to=object)
-    assert episode["attempts"][0]["answer"]["content"] == text
+    assert episode["attempts"][0]["answer"]["content"] == text.replace("\0", "\u2400")
     assert episode["attempts"][0]["usage"]["completion_tokens"] == written
 
 
@@ -139,7 +139,8 @@ def test_a_response_streams_and_goes_on(client, extra):
     usage = response.usage
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
     assert (usage.output_tokens_details.reasoning_tokens > 0) is bool(extra)
-    assert client.responses.retrieve(response.id).output_text == response.output_text
+    # A tiny model may write U+0000, which the log shows by its sign (server/store/cleaning.py).
+    assert client.responses.retrieve(response.id).output_text == response.output_text.replace("\0", "\u2400")
     again = client.responses.create(**{**asked, "input": "And?"}, previous_response_id=response.id)
     assert again.usage.input_tokens > response.model_extra["mulligan"]["attempts"][0]["usage"]["prompt_tokens"]
 

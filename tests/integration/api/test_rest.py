@@ -23,14 +23,15 @@ def chat(api, text="4", *, key="client", model="sums", headers=None, **fields):
 def test_tasks_are_made_shown_and_changed(api):
     made = api.ask("POST", "/v1/tasks", {"name": "t1", "verifiers": ["four@1"], "retry": {"max_retries": 2}})
     assert made[0] == 201
-    assert made[1]["verifiers"] == [{"name": "four", "version": 1, "args": {}, "when": {}}]
+    pin = {"name": "four", "version": 1, "args": {}, "when": {}, "mode": "enforce"}
+    assert made[1]["verifiers"] == [pin]
     assert (made[1]["retry"]["max_retries"], made[1]["retry"]["show"], made[1]["champion"]) == (2, "verdict", "")
     changes = {"retry": {"show": "reason"}, "verify": "observe", "prompts": {"reflect": "Why?"}}
     status, changed, _ = api.ask("PATCH", "/v1/tasks/t1", changes)
     assert status == 200
     assert (changed["retry"]["max_retries"], changed["retry"]["show"]) == (2, "reason")
     assert (changed["verify"], changed["prompts"]) == ("observe", {"reflect": "Why?"})
-    assert api.ask("GET", "/v1/tasks/t1", key="client")[1] == changed
+    assert api.ask("GET", "/v1/tasks/t1", key="client")[1] == {**changed, "progress": None}
     assert "t1" in [task["name"] for task in api.ask("GET", "/v1/tasks", key="client")[1]["data"]]
     cleared = api.ask("PATCH", "/v1/tasks/t1", {"retry": {"show": None}, "prompts": {"reflect": None}})[1]
     assert (cleared["retry"]["show"], cleared["prompts"]) == ("verdict", {})
@@ -42,8 +43,10 @@ def test_tasks_are_made_shown_and_changed(api):
         ({"name": "sums"}, 409, "conflict"),
         ({"name": "base"}, 409, "conflict"),
         ({"name": "a@1"}, 400, None),
-        ({"name": "t2", "verifiers": ["nothing"]}, 400, None),
-        ({"name": "t2", "verifiers": ["four@7"]}, 400, None),
+        ({"name": "t2", "verifiers": ["nothing"]}, 400, "verifier_not_found"),
+        ({"name": "t2", "verifiers": ["four@7"]}, 400, "verifier_not_found"),
+        ({"name": "t2", "verifiers": ["four@one"]}, 400, None),
+        ({"name": "t2", "verifiers": [{"name": "four", "mode": "guess"}]}, 400, None),
         ({"name": "t2", "verifiers": [{"name": "four", "when": {"answer": "poem"}}]}, 400, None),
         ({"name": "t2", "retry": {"max_retries": 99}}, 400, None),
     ],
@@ -72,7 +75,8 @@ def test_what_is_missing_is_404(api):
         ("POST", "/v1/tasks/nothing/rollback"),
         ("DELETE", "/v1/keys/nothing"),
     ]:
-        status, body, _ = api.ask(method, path, {} if method == "PATCH" else None)
+        said = {"comment": "why"} if path.endswith("promote") else {} if method == "PATCH" else None
+        status, body, _ = api.ask(method, path, said)
         assert (method, path, status, body["error"]["type"]) == (method, path, 404, "invalid_request_error")
 
 
@@ -244,7 +248,8 @@ def test_a_task_says_what_becomes_of_unknown_fields(api):
 
 def test_a_round_is_asked_for_and_cancelled(api):
     status, queued, _ = api.ask("POST", "/v1/tasks/sums/rounds", {"options": {"steps": 2}})
-    assert (status, queued["state"], queued["options"]) == (201, "queued", {"steps": 2})
+    assert status == 201, queued
+    assert (queued["state"], queued["options"]) == ("queued", {"steps": 2})
     again = api.ask("POST", "/v1/tasks/sums/rounds")
     assert (again[0], again[1]["error"]["code"]) == (409, "conflict")
     assert api.ask("GET", "/v1/rounds?task=sums")[1]["data"][0]["id"] == queued["id"]
@@ -263,7 +268,7 @@ def test_a_promotion_by_hand_and_a_rollback(api, wire_engine, tmp_path):
         adapter = Adapter(name, "sums", str(tmp_path), {}, parent=parent)
         with_database(api.settings.database_url, lambda db, adapter=adapter: AdapterStore(db).add(adapter))
     for name in names:
-        status, task, _ = api.ask("POST", f"/v1/adapters/{name}/promote")
+        status, task, _ = api.ask("POST", f"/v1/adapters/{name}/promote", {"comment": "by hand", "force": True})
         assert (status, task["champion"]) == (200, name)
         assert chat(api)[2]["x-mulligan-adapter"] == name
     assert names[1] in wire_engine.adapters
@@ -271,6 +276,7 @@ def test_a_promotion_by_hand_and_a_rollback(api, wire_engine, tmp_path):
     adapters = {one["name"]: one for one in api.ask("GET", "/v1/adapters?task=sums")[1]["data"]}
     assert (adapters[names[0]]["status"], adapters[names[1]]["status"]) == ("retired", "champion")
     assert adapters[names[1]]["forced"] is True
+    assert (adapters[names[1]]["comment"], adapters[names[1]]["decided_by"][:4]) == ("by hand", "key_")
     models = [model["id"] for model in api.ask("GET", "/v1/models")[1]["data"]]
     assert set(names) < set(models)
     assert names[0] not in str(api.ask("GET", "/v1/models", key="client")[1]["data"])
@@ -302,7 +308,7 @@ def test_hot_swaps_drop_no_request_and_every_answer_names_its_adapter(api, wire_
         running = [pool.submit(keep_asking, number) for number in range(16)]
         try:
             for name in names:
-                status, task, _ = api.ask("POST", f"/v1/adapters/{name}/promote")
+                status, task, _ = api.ask("POST", f"/v1/adapters/{name}/promote", {"comment": "by hand", "force": True})
                 assert (status, task["champion"]) == (200, name)
         finally:
             swapped.set()
@@ -341,4 +347,4 @@ def test_the_process_reports_itself(api):
 
 def test_readiness_and_health_are_public(api):
     assert api.ask("GET", "/health", key=None)[:2] == (200, {"status": "ok"})
-    assert api.ask("GET", "/ready", key=None)[:2] == (200, {"status": "ready", "missing": []})
+    assert api.ask("GET", "/ready", key=None)[:2] == (200, {"status": "ready", "missing": [], "degraded": []})

@@ -18,9 +18,12 @@ from server.api.rest import episodes
 from server.api.rest.application import build_rest
 from server.app import create_app
 from server.domain import Adapter, Event, Role, Scope, Task, TaskVerifier
+from server.errors import Forbidden
 from server.settings import Settings
 from server.store.adapters import AdapterStore
+from server.store.backtests import BacktestStore
 from server.store.database import Database
+from server.store.deletions import DeletionStore, Doomed
 from server.store.events import EventStore
 from server.store.keys import KeyStore
 from server.store.rounds import RoundStore
@@ -79,26 +82,60 @@ RULES: dict[tuple[str, str], Rule] = {
     ("PATCH", "/v1/tasks/{name}"): Rule("/v1/tasks/{task}", **ADMIN_ONLY, admin=200, body={"verify": "off"}),
     ("GET", "/v1/verifiers"): Rule("/v1/verifiers", **LISTED),
     ("POST", "/v1/verifiers"): Rule(
-        "/v1/verifiers", owner=201, other=409, viewer=403, approver=403, admin=201, body=VERIFIER
+        "/v1/verifiers", owner=403, other=409, viewer=403, approver=403, admin=201, body=VERIFIER
+    ),  # an operator owns it
+    ("GET", "/v1/verifiers/kinds"): Rule("/v1/verifiers/kinds", **LISTED),
+    ("DELETE", "/v1/verifiers/{name}"): Rule(  # an operator owns it, and a task pins it
+        "/v1/verifiers/{verifier}", owner=403, other=404, viewer=403, approver=403, admin=409
     ),
+    ("GET", "/v1/verifiers/{name}/versions/{version}"): Rule("/v1/verifiers/{verifier}/versions/1", **READABLE),
+    ("POST", "/v1/verifiers/{name}/versions/{version}/revoke"): Rule(
+        "/v1/verifiers/{verifier}/versions/1/revoke", **ADMIN_ONLY, admin=200, body={"reason": MARK}
+    ),
+    ("GET", "/v1/verifiers/{name}/agreement"): Rule("/v1/verifiers/{verifier}/agreement?with=1", **INTERNAL),
     ("GET", "/v1/verifiers/{name}"): Rule("/v1/verifiers/{verifier}", **READABLE),
     ("GET", "/v1/verifiers/{name}/versions"): Rule("/v1/verifiers/{verifier}/versions", **READABLE),
     ("POST", "/v1/verifiers/{name}/run"): Rule("/v1/verifiers/{verifier}/run", **RUN, body={"answer": "4"}),
+    ("POST", "/v1/verifiers/{name}/backtest"): Rule(
+        "/v1/verifiers/{verifier}/backtest", **{**RUN, "owner": 202, "admin": 202}, body={"task": "{task}"}
+    ),
+    ("GET", "/v1/verifiers/{name}/stats"): Rule("/v1/verifiers/{verifier}/stats", **{**READABLE, "owner": 403}),
+    ("GET", "/v1/backtests"): Rule("/v1/backtests?verifier={verifier}", **LISTED),
+    ("GET", "/v1/backtests/{backtest_id}"): Rule("/v1/backtests/{backtest}", **READABLE),
+    ("DELETE", "/v1/backtests/{backtest_id}"): Rule("/v1/backtests/{backtest}", **RUN),
     ("GET", "/v1/episodes"): Rule("/v1/episodes?key={key}", **LISTED),
     ("GET", "/v1/episodes/{episode_id}"): Rule("/v1/episodes/{episode}?tokens=true", **READABLE),
+    ("GET", "/v1/lineage/{id}"): Rule("/v1/lineage/{episode}", **READABLE),
+    ("DELETE", "/v1/episodes/{episode_id}"): Rule("/v1/episodes/{episode}", **ADMIN_ONLY, admin=200),
+    ("POST", "/v1/deletions"): Rule("/v1/deletions", **ADMIN_ONLY, admin=202, body={"key": "{key}"}),
+    ("GET", "/v1/deletions"): Rule("/v1/deletions", **ADMIN_ONLY, admin=200),
+    ("GET", "/v1/deletions/{deletion_id}"): Rule("/v1/deletions/{deletion}", **ADMIN_ONLY, admin=200),
+    ("POST", "/v1/feedback"): Rule(
+        "/v1/feedback", **{**RUN, "approver": 200}, body={"episode_id": "{episode}", "passed": True, "source": "x"}
+    ),
+    ("GET", "/v1/tasks/{name}/audit"): Rule("/v1/tasks/{task}/audit", **INTERNAL),
+    ("GET", "/v1/tasks/{name}/panel"): Rule("/v1/tasks/{task}/panel", **INTERNAL),
     ("POST", "/v1/tasks/{task}/rounds"): Rule("/v1/tasks/{task}/rounds", **ADMIN_ONLY, admin=409),  # one is queued
     ("GET", "/v1/rounds"): Rule("/v1/rounds?task={task}", **INTERNAL),
     ("GET", "/v1/rounds/{round_id}"): Rule("/v1/rounds/{round}", **INTERNAL),
     ("POST", "/v1/rounds/{round_id}/cancel"): Rule("/v1/rounds/{round}/cancel", **APPROVED),
     ("GET", "/v1/adapters"): Rule("/v1/adapters", **INTERNAL),
+    ("GET", "/v1/adapters/{name}"): Rule("/v1/adapters/{adapter}", **INTERNAL),
     ("POST", "/v1/adapters/{name}/promote"): Rule(  # by the admin's turn it is the champion already
-        "/v1/adapters/{adapter}/promote", **{**APPROVED, "admin": 409}
+        "/v1/adapters/{adapter}/promote", **{**APPROVED, "admin": 409}, body={"comment": "why", "force": True}
+    ),
+    ("POST", "/v1/adapters/{name}/reject"): Rule(  # by the admin's turn it is rejected already
+        "/v1/adapters/{adapter}/reject", **{**APPROVED, "admin": 409}, body={"comment": "why"}
+    ),
+    ("GET", "/v1/tasks/{name}/rollback"): Rule(  # the base model serves already
+        "/v1/tasks/{task}/rollback?to=base", **{**APPROVED, "approver": 409, "admin": 409}
     ),
     ("POST", "/v1/tasks/{name}/rollback"): Rule(  # there is no former champion
         "/v1/tasks/{task}/rollback", **{**APPROVED, "approver": 409, "admin": 409}
     ),
     ("POST", "/v1/keys"): Rule("/v1/keys", **ADMIN_ONLY, admin=201, body={"name": MARK, "tasks": ["{task}"]}),
     ("GET", "/v1/keys"): Rule("/v1/keys", **ADMIN_ONLY, admin=200),
+    ("PATCH", "/v1/keys/{key_id}"): Rule("/v1/keys/{spare_key}", **ADMIN_ONLY, admin=200, body={"trains": False}),
     ("DELETE", "/v1/keys/{key_id}"): Rule("/v1/keys/{spare_key}", **ADMIN_ONLY, admin=200),
 }  # fmt: skip
 
@@ -148,7 +185,7 @@ class World:
         rows = {}
         async with self.database.read() as connection:
             for table in metadata.sorted_tables:
-                if table.name not in ("presence", "key_usage"):
+                if table.name not in ("presence", "key_usage", "verdict_counts"):
                     shown = [column for column in table.columns if column.name != "last_used_at"]
                     rows[table.name] = [tuple(row) for row in await connection.execute(select(*shown))]
         return repr(rows)
@@ -201,6 +238,10 @@ async def open_world(settings: Settings):
                 answer = await world.ask(responses, tenant, of=tenant)
                 assert answer.status == 200, answer.body
                 made["response"] = answer.json()["id"]
+            backtests = BacktestStore(database)
+            asked = await backtests.create(f"{tenant}_rule", 1, world.things[tenant]["key"], {"note": MARK})
+            made["backtest"] = (await backtests.cancel(asked.id)).id  # else it would be run beside the tests
+            made["deletion"] = (await DeletionStore(database).begin(Doomed(episode=f"ep_{tenant}"))).id
             made["round"] = (await RoundStore(database).create(tenant, {"note": MARK})).id
             await EventStore(database).add(Event("tenant.made", tenant, "", {"note": MARK}, 1.0))
             world.things[tenant] |= made
@@ -266,6 +307,31 @@ async def test_the_marks_that_nobody_else_sees_are_there_for_whoever_may(world):
     for door in [("GET", "/v1/tasks/{name}"), ("GET", "/v1/verifiers/{name}"), ("GET", "/v1/episodes/{episode_id}")]:
         for who in ("alpha", "viewer", "admin"):
             assert MARK in (await world.ask(door, who, of="alpha")).body.decode()
+
+
+async def test_a_client_follows_its_own_episodes_and_nothing_that_came_of_them(world):
+    things = world.things["alpha"]
+    for thing in (things["round"], things["adapter"], "ep_nothing"):
+        answer = await ask(world.app, "GET", f"/v1/lineage/{thing}", key=world.secrets["alpha"])
+        assert (answer.status, answer.error["code"]) == (404, "lineage_not_found")
+        assert thing in answer.error["message"]
+    own = (await world.ask(("GET", "/v1/lineage/{id}"), "alpha", of="alpha")).json()
+    assert (own["episode"]["id"], own["adapter"], own["rounds"]) == (things["episode"], None, None)
+    for thing, kind in ((things["round"], "round"), (things["adapter"], "adapter"), (things["episode"], "episode")):
+        answer = await ask(world.app, "GET", f"/v1/lineage/{thing}", key=world.secrets["viewer"])
+        assert (answer.status, answer.json()["kind"], answer.json()["id"]) == (200, kind, thing)
+        assert answer.json()["rounds"] is not None
+    answer = await ask(world.app, "GET", "/v1/lineage/alpha@9", key=world.secrets["viewer"])
+    assert (answer.status, answer.error["code"]) == (404, "lineage_not_found")
+
+
+async def test_how_far_a_task_is_is_told_to_who_reads_everything(world):
+    door = ("GET", "/v1/tasks/{name}")
+    assert (await world.ask(door, "alpha", of="alpha")).json()["progress"] is None
+    progress = (await world.ask(door, "viewer", of="alpha")).json()["progress"]
+    assert (progress["held_out_wanted"], progress["held_out_least"], progress["new_failures"]) == (200, 30, 0)
+    assert "below 30 nothing is promoted automatically" in progress["says"]
+    assert "a round waits for a worker" in progress["says"]
 
 
 async def test_lists_have_a_tenants_own_things_only(world):
@@ -358,10 +424,82 @@ async def test_scopes_are_needed_one_by_one(world):
 async def test_a_tenant_uses_the_verifier_that_it_registered_and_nobody_else_does(world):
     body = {"name": "mine", "kind": "regex", "config": {"pattern": "4"}}
     assert (await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets["alpha"])).status == 201
-    assert (await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets["admin"])).json()["version"] == 2
+    another = {**body, "config": {"pattern": "4|5"}}
+    assert (await ask(world.app, "POST", "/v1/verifiers", another, key=world.secrets["admin"])).json()["version"] == 2
     assert (await world.chat("alpha", "alpha", verifiers=["mine"])).status == 200
     assert (await world.chat("beta", "beta", verifiers=["mine"])).error["code"] == "verifier_not_found"
     assert (await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets["beta"])).status == 409
+
+
+async def test_the_next_version_of_a_name_comes_from_its_owner_alone(world):
+    async def register(who: str, pattern: str):
+        body = {"name": "shared", "kind": "regex", "config": {"pattern": pattern}}
+        return await ask(world.app, "POST", "/v1/verifiers", body, key=world.secrets[who])
+
+    scopes = [Scope.REGISTER_VERIFIERS]
+    for who in ("one", "another"):  # of no tasks: they see and use everything
+        world.secrets[who], _ = await KeyStore(world.database).create(who, scopes=scopes)
+    assert (await register("one", "4")).status == 201
+    hijack = await register("another", "nothing")
+    assert (hijack.status, hijack.error["param"]) == (403, "name")
+    assert [(await register(who, "4|5")).json().get("version") for who in ("one", "admin")] == [2, 2]
+    assert (await world.chat("one", "alpha", verifiers=["shared"])).json()["mulligan"]["outcome"] == "passed"
+
+
+async def test_of_two_that_register_a_name_at_once_one_owns_it(world):
+    store = VerifierStore(world.database)
+    await store.register("raced", "regex", {"pattern": "4"}, owner="key_1", own_only=True)
+    with pytest.raises(Forbidden):
+        await store.register("raced", "regex", {"pattern": "5"}, owner="key_2", own_only=True)
+    assert [one.owner for one in await store.versions("raced")] == ["key_1"]
+
+
+async def test_who_registered_a_name_archives_it_and_is_told_only_of_what_it_sees(world):
+    async def call(who: str, method: str, path: str, body: Any = None):
+        return await ask(world.app, method, path, body, key=world.secrets[who])
+
+    body = {"name": "mine", "kind": "regex", "config": {"pattern": "4"}}
+    assert (await call("alpha", "POST", "/v1/verifiers", body)).status == 201
+    for mode in ("enforce", "audit"):
+        pins = ["beta_rule", {"name": "mine", "mode": mode}]
+        assert (await call("admin", "PATCH", "/v1/tasks/beta", {"verifiers": pins})).status == 200
+        refused = await call("alpha", "DELETE", "/v1/verifiers/mine")
+        assert (refused.status, refused.error["code"]) == (409, "verifier_pinned")
+        assert "beta" not in refused.error["message"]
+        assert "'beta'" in (await call("admin", "DELETE", "/v1/verifiers/mine")).error["message"]
+    assert (await call("admin", "PATCH", "/v1/tasks/beta", {"verifiers": ["beta_rule"]})).status == 200
+    assert (await call("beta", "DELETE", "/v1/verifiers/mine")).status == 404
+    archived = await call("alpha", "DELETE", "/v1/verifiers/mine")
+    assert (archived.status, [one["version"] for one in archived.json()["data"]]) == (200, [1])
+    for path, names in (("/v1/verifiers", ["alpha_rule"]), ("/v1/verifiers?archived=true", ["alpha_rule", "mine"])):
+        assert [one["name"] for one in (await call("alpha", "GET", path)).json()["data"]] == names
+
+
+async def test_a_key_sees_and_uses_the_verifiers_that_it_was_given(world):
+    changed = await ask(
+        world.app, "PATCH", f"/v1/keys/{world.things['alpha']['key']}", {"verifiers": ["beta_rule@1"]},
+        key=world.secrets["admin"],
+    )  # fmt: skip
+    assert changed.json()["verifiers"][0]["name"] == "beta_rule"
+    assert (await world.chat("alpha", "alpha", verifiers=["beta_rule"])).status == 200
+    shown = await ask(world.app, "GET", "/v1/verifiers", key=world.secrets["alpha"])
+    assert [one["name"] for one in shown.json()["data"]] == ["alpha_rule", "beta_rule"]
+
+
+async def test_what_a_task_audits_with_is_seen_by_those_who_see_all(world):
+    await VerifierStore(world.database).add("watcher", "regex", {"pattern": MARK})
+    pins = ["alpha_rule", {"name": "watcher", "mode": "audit"}]
+    changed = await ask(world.app, "PATCH", "/v1/tasks/alpha", {"verifiers": pins}, key=world.secrets["admin"])
+    assert changed.status == 200, changed.body
+    for fields in ({}, {"stream": True}):
+        answer = await world.chat("alpha", "alpha", **fields)
+        assert b"watcher" not in answer.body
+    episode = answer.headers["x-mulligan-episode"]
+    assert (await world.chat("alpha", "alpha", verifiers=["watcher"])).error["code"] == "verifier_not_found"
+    paths = ("/v1/tasks", "/v1/tasks/alpha", "/v1/verifiers", f"/v1/episodes/{episode}", "/v1/episodes")
+    for path in paths:
+        assert "watcher" not in (await ask(world.app, "GET", path, key=world.secrets["alpha"])).body.decode()
+        assert "watcher" in (await ask(world.app, "GET", path, key=world.secrets["viewer"])).body.decode()
 
 
 async def test_a_plain_client_sees_verifiers_but_not_what_they_are_made_of(world):

@@ -140,13 +140,13 @@ def test_verifiers_are_tried(folder: Path):
     args = '{"numbers": [3, 5, 2], "target": 21}'
     tried = run_json("verifiers", "run", "countdown", "--config", "{}", "--args", args, "--answer", "(5+2)*3")
     assert tried["status"] == "passed"
-    assert "countdown" in run("verifiers", "list", "--kinds")
+    assert "countdown" in run("verifiers", "kinds")
 
 
 def test_tasks_are_created_shown_and_changed(folder: Path, capsys, monkeypatch):
     run("verifiers", "add", "sql", "--kind", "regex", "--config", '{"pattern": "select"}')
     task = run_json("tasks", "create", "sql", "--verifier", "sql", "--option", "steps=4", "--max-retries", "2")
-    assert task["verifiers"] == [{"name": "sql", "version": 1, "args": {}, "when": {}}]
+    assert task["verifiers"] == [{"name": "sql", "version": 1, "args": {}, "when": {}, "mode": "enforce"}]
     assert task["training"]["options"] == {"steps": 4}
     assert task["retry"]["max_retries"] == 2
     assert task["unknown_fields"] == "refuse"

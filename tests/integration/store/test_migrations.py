@@ -3,9 +3,11 @@
 import asyncio
 import json
 import multiprocessing
+import sys
 from pathlib import Path
 
 import alembic.config
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -16,10 +18,11 @@ from server.domain import KeyLimits, Task
 from server.store import migrations
 from server.store.database import Database
 from server.store.keys import KeyStore
+from server.store.partitions import include_on, is_partition
 from server.store.tables import metadata
 from server.store.tasks import TaskStore
 
-HEAD = "0003"
+HEAD = "0012"
 
 
 async def inspect_database(url: str, work):
@@ -32,12 +35,13 @@ async def inspect_database(url: str, work):
 
 
 def list_tables(connection: Connection) -> set[str]:
-    return set(inspect(connection).get_table_names()) - {"alembic_version"}
+    return {name for name in inspect(connection).get_table_names() if not is_partition(name)} - {"alembic_version"}
 
 
 def compare(target: MetaData):
     def work(connection: Connection) -> list[object]:
-        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), target)
+        opts = {"compare_type": True, "include_object": include_on(connection.dialect.name)}
+        return compare_metadata(MigrationContext.configure(connection, opts=opts), target)
 
     return work
 
@@ -184,6 +188,47 @@ async def test_processes_that_upgrade_at_once_do_not_break(empty_database_url: s
         child.close()
     assert migrations.current(empty_database_url) == HEAD
     assert await inspect_database(empty_database_url, list_tables) == set(metadata.tables)
+
+
+@pytest.mark.postgres
+async def test_an_upgrade_waits_for_the_one_before(empty_postgres_url: str) -> None:
+    """While one process holds the lock another one waits, and does nothing; then it goes on by itself."""
+    command = [sys.executable, "-m", "server.cli", "db", "upgrade", "--database-url", empty_postgres_url]
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (" \
+            "SELECT oid FROM pg_database WHERE datname = current_database())"  # fmt: skip
+    holder = await asyncpg.connect(empty_postgres_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock($1)", migrations.ADVISORY_LOCK)
+            waiter = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+            async with asyncio.timeout(60):
+                while not await holder.fetchval(locks):
+                    assert waiter.returncode is None
+                    await asyncio.sleep(0.05)
+            assert await holder.fetchval("SELECT to_regclass('tasks')") is None
+        async with asyncio.timeout(120):
+            _, said = await waiter.communicate()
+    finally:
+        await holder.close()
+    assert waiter.returncode == 0
+    assert b"waiting for it" in said
+    assert migrations.current(empty_postgres_url) == migrations.newest()
+
+
+@pytest.mark.postgres
+async def test_whoever_asks_for_the_revision_waits_for_nobody(postgres_url: str) -> None:
+    holder = await asyncpg.connect(postgres_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock($1)", migrations.ADVISORY_LOCK)
+            assert await asyncio.wait_for(asyncio.to_thread(migrations.current, postgres_url), 30) == HEAD
+    finally:
+        await holder.close()
+
+
+def test_whoever_asks_for_the_revision_makes_no_database(tmp_path: Path) -> None:
+    assert migrations.current(f"sqlite:///{tmp_path / 'none' / 'mulligan.db'}") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_upgrading_works_under_a_running_loop_and_from_any_folder(

@@ -46,14 +46,14 @@ from server.store import migrations
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from tests.fixtures.models import make_model
-from trainer.round import Stores
+from trainer.desk import Stores
 
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[3]
 SGLANG_PYTHON = Path(os.environ.get("MULLIGAN_ENGINE__SGLANG_PYTHON", ROOT / ".venv-sglang/bin/python"))
 REDIS = os.environ.get("MULLIGAN_TEST_REDIS", "redis://127.0.0.1:6379")
-CHECK = Binding("regex", {"pattern": "[a-m]"})  # random letters pass it now and then
+CHECK = Binding("regex", {"pattern": "[a-m]"}, "early", 1)  # random letters pass it now and then
 OPTIONS = {
     "steps": 2, "min_failures": 4, "step_failures": 6, "group_size": 4, "minibatch_sequences": 16,
     "microbatch_sequences": 16, "learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "threads": 1,
@@ -126,7 +126,7 @@ def redis_url() -> Iterator[str]:
 async def _wait_for_engine(url: str, engine: subprocess.Popen, log: Path) -> None:
     client = SGLangEngine(url)
     try:
-        for _ in range(600):
+        for _ in range(1500):
             if await client.ready():
                 return
             assert engine.poll() is None, log.read_text()
@@ -185,6 +185,7 @@ async def task(settings, stores, engine) -> Task:
     log = EpisodeLog(database, settings.log, settings.spool_dir)
     await log.start()
     policy = RetryPolicy(reflection_max_tokens=6)
+    await stores.verifiers.add(CHECK.name, CHECK.kind, CHECK.config)
     made = await stores.tasks.create(Task("letters", retry=policy, training=TrainingPolicy(options=OPTIONS)))
 
     async def ask(number: int) -> None:

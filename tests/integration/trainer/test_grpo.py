@@ -21,8 +21,9 @@ pytestmark = [
 
 SETTINGS = TrainerSettings(
     steps=1, step_failures=4, group_size=4, minibatch_sequences=64, microbatch_sequences=22, lora_rank=4, lora_alpha=8,
-    max_grad_norm=1e9, kl_beta=0.1, kl_clamp=0.3, max_logprob_gap=100.0,
+    max_grad_norm=1e9, kl_beta=0.1, kl_clamp=0.3, max_logprob_gap=100.0, importance_cap=1.3, dr_grpo_tokens=16,
 )  # fmt: skip
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo", "cispo")
 
 
 def make_adapter_model(*, double: bool = False, seed: int = 0):
@@ -60,35 +61,72 @@ def make_members(model, *, noise: float = 0.4) -> list[Member]:
     return members
 
 
-def compute_reference_loss(model, members: list[Member], settings: TrainerSettings) -> torch.Tensor:
-    """PPO-clip over tokens (dapo) plus the clamped KL to the base, one sequence at a time."""
-    total, tokens = torch.zeros((), dtype=torch.float64), 0
+def compute_reference_loss(
+    model, members: list[Member], settings: TrainerSettings, proximal: list[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """The loss of one update, one sequence at a time, as the papers write it. `proximal`: each member's, at the start.
+
+    dapo: arXiv 2503.14476, equation 8 (mean over all tokens, clipped higher above than below). grpo: arXiv 2402.03300,
+    equation 3 (mean over each member's tokens, then over members). dr_grpo: arXiv 2503.20783 (no deviation, a constant
+    length). cispo: arXiv 2506.13585, equation 4 (the cut ratio is a weight, and has no gradient).
+    """
+    sums, lengths = [], []
     for group in {member.group for member in members}:
-        ours = [member for member in members if member.group == group and member.reward is not None]
-        fresh = torch.tensor([member.reward for member in ours if not member.logged], dtype=torch.float64)
+        numbered = [
+            (i, member) for i, member in enumerate(members) if member.group == group and member.reward is not None
+        ]
+        fresh = torch.tensor([member.reward for _, member in numbered if not member.logged], dtype=torch.float64)
         if fresh.std() == 0:
             continue
-        for member in ours:
-            advantage = (member.reward - fresh.mean()) / (fresh.std() + 1e-4)
+        scale = 1.0 if settings.loss_type == "dr_grpo" else fresh.std() + 1e-4
+        for i, member in numbered:
+            advantage = (member.reward - fresh.mean()) / scale
             policy, behaviour = score(model, member), torch.tensor(member.logprobs, dtype=torch.float64)
+            own = policy.detach() if proximal is None else proximal[i]
+            weight = torch.ones_like(own)
+            if settings.importance == "truncated" and not member.logged:
+                weight = torch.exp(own - behaviour).clamp(max=settings.importance_cap)
+                behaviour = own
             ratio = torch.exp(policy - behaviour)
-            clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-            loss = -torch.minimum(ratio * advantage, clipped * advantage)
+            if settings.loss_type == "cispo":
+                loss = -ratio.clamp(max=settings.cispo_max_ratio).detach() * advantage * policy
+            else:
+                clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+                loss = -torch.minimum(ratio * advantage, clipped * advantage)
             with torch.no_grad(), model.disable_adapter():
                 base = score(model, member)
             gap = (base - policy).clamp(-settings.kl_clamp, settings.kl_clamp)
-            total = total + (loss + settings.kl_beta * (gap.exp() - gap - 1)).sum()
-            tokens += len(member.token_ids)
-    return total / tokens
+            sums.append((loss * weight + settings.kl_beta * (gap.exp() - gap - 1)).sum())
+            lengths.append(len(member.token_ids))
+    if settings.loss_type == "grpo":
+        return torch.stack([one / length for one, length in zip(sums, lengths, strict=True)]).mean()
+    if settings.loss_type == "dr_grpo":
+        return torch.stack(sums).mean() / settings.dr_grpo_tokens
+    return torch.stack(sums).sum() / sum(lengths)
+
+
+def find_gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
+
+
+def assert_gradients_match(seen: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert set(seen) == set(wanted)
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0
+        # Llama's norms compute in float32 whatever the model's type is: rounding there is all that may differ.
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-6, atol=1e-7)
 
 
 class Watched(ReflectionTrainer):
     """Keeps the loss and the gradients of each update, and what reaches the LM head."""
 
-    def check_gradients(self) -> None:
-        super().check_gradients()
+    def check_gradient(self, norm: float) -> None:
         self.seen = {n: p.grad.clone() for n, p in self._model().named_parameters() if p.grad is not None}
+        weights = {n: p.detach().clone() for n, p in self._model().named_parameters() if p.requires_grad}
+        self.__dict__.setdefault("history", []).append((weights, self.seen))
         self.losses = list(self._metrics["train"]["loss"])
+        super().check_gradient(norm)
 
     def _compute_loss(self, model, inputs):
         head = model.get_output_embeddings()
@@ -116,26 +154,61 @@ def build(model, members, tmp_path, settings=SETTINGS, cls=Watched, told=None):
     )
 
 
-@pytest.mark.parametrize("microbatch", [64, 22, 5])
-def test_loss_and_gradient_match_the_reference(tmp_path, microbatch):
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"loss_type": kind, "importance": "none", "microbatch_sequences": 22} for kind in LOSS_TYPES),
+        *({"loss_type": kind, "importance": "truncated", "microbatch_sequences": 5} for kind in LOSS_TYPES),
+        {"kl_beta": 0.0},
+    ],
+    ids=lambda options: "-".join(str(value) for value in options.values()),
+)
+def test_loss_and_gradient_match_the_reference(tmp_path, options):
     model = make_adapter_model(double=True)
-    settings = SETTINGS.override({"microbatch_sequences": microbatch})
+    settings = SETTINGS.override(options)
     members = make_members(model)
     loss = compute_reference_loss(model, members, settings)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    wanted = dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
+    wanted = find_gradients(model, loss)
 
     trainer = build(model, members, tmp_path, settings)
     trainer.run()
 
     assert trainer.updates == 1
-    told = sum(trainer.losses) / trainer._parts
-    assert told == pytest.approx(loss.item(), abs=1e-8)
-    assert set(trainer.seen) == set(wanted)
-    for name, gradient in wanted.items():
-        assert gradient.abs().max() > 0
-        # Llama's norms compute in float32 whatever the model's type is: rounding there is all that may differ.
-        torch.testing.assert_close(trainer.seen[name], gradient, rtol=1e-6, atol=1e-7)
+    assert trainer.losses == pytest.approx([loss.item()], abs=1e-8)
+    assert_gradients_match(trainer.seen, wanted)
+
+
+def test_the_options_under_test_tell_losses_apart():
+    """Each option that the reference is compared under changes the loss, so that a lost one would show."""
+    model = make_adapter_model(double=True)
+    members = make_members(model)
+    unlike = [{}, {"kl_beta": 0.0}, {"importance": "none"}, {"kl_clamp": 9.0}]
+    losses = [
+        compute_reference_loss(model, members, SETTINGS.override({"loss_type": kind, **options})).item()
+        for kind in LOSS_TYPES
+        for options in unlike
+    ]
+    assert len({round(loss, 6) for loss in losses}) == len(losses)
+
+
+@pytest.mark.parametrize(("kind", "importance"), [("dapo", "none"), ("dapo", "truncated"), ("cispo", "truncated")])
+def test_later_updates_of_a_step_keep_its_first_logprobs(tmp_path, kind, importance):
+    """With two passes the second meets changed weights: its ratio is to the logprobs that the step began with."""
+    model = make_adapter_model(double=True)
+    settings = SETTINGS.override({"loss_type": kind, "importance": importance, "passes": 2, "learning_rate": 1e-2})
+    members = make_members(model)
+    with torch.no_grad():
+        start = [score(model, member) for member in members]
+    trainer = build(model, members, tmp_path, settings)
+    trainer.run()
+
+    assert trainer.updates == len(trainer.history) == 2
+    for weights, seen in trainer.history:
+        model.load_state_dict(weights, strict=False)
+        assert_gradients_match(seen, find_gradients(model, compute_reference_loss(model, members, settings, start)))
+    with torch.no_grad():
+        moved = [torch.exp(score(model, member) - first) for member, first in zip(members, start, strict=True)]
+    assert max((ratio - 1).abs().max() for ratio in moved) > settings.clip_high  # of the second pass
 
 
 def test_the_way_of_gpus_scores_the_same(tmp_path):
@@ -155,9 +228,11 @@ def test_the_way_of_gpus_scores_the_same(tmp_path):
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
 
 
-def test_no_token_outside_a_reflection_gets_gradient(tmp_path):
+@pytest.mark.parametrize("kind", LOSS_TYPES)
+def test_no_token_outside_a_reflection_gets_gradient(tmp_path, kind):
     model = make_adapter_model(double=True)
-    trainer = build(model, make_members(model), tmp_path, SETTINGS.override({"microbatch_sequences": 64}))
+    settings = SETTINGS.override({"microbatch_sequences": 64, "loss_type": kind})
+    trainer = build(model, make_members(model), tmp_path, settings)
     trainer.run()
     ((prompts, reflections, mask),) = trainer.logit_gradients
     assert prompts is None  # what is foretold inside a prompt takes no part in the loss at all
@@ -185,13 +260,15 @@ def test_a_step_without_signal_makes_no_update(tmp_path):
     assert told[0][1]["groups_kept"] == 0
 
 
-def test_no_step_is_begun_past_the_time_limit(tmp_path):
+def test_no_step_is_taken_once_there_are_to_be_no_more(tmp_path):
     model = make_adapter_model()
     members = make_members(model)
     told: list = []
-    settings = SETTINGS.override({"steps": 500, "train_max_s": 0.2})
-    build(model, members, tmp_path, settings, ReflectionTrainer, told).run()
-    assert 1 <= len(told) < 100
+    trainer = build(model, members, tmp_path, SETTINGS.override({"steps": 500}), ReflectionTrainer, told)
+    trainer._sample = {1: members, 2: []}.get  # a step may have nothing, too
+    trainer.run()
+    assert [(number, changed) for number, _, changed in told] == [(1, True), (2, False)]
+    assert (trainer.steps_taken, trainer.updates) == (2, 1)
 
 
 def test_a_loss_that_is_not_finite_ends_the_round(tmp_path):

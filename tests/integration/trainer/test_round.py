@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from server.domain import AdapterStatus, Round, RoundState, Task, TrainingPolicy
-from server.errors import Fenced, StoreUnavailable
+from server.adapters import hot_swap
+from server.domain import AdapterStatus, CanaryPolicy, Round, RoundState, Task, TrainingPolicy
+from server.errors import Conflict, Fenced, StoreUnavailable
+from server.store.database import Database
+from server.store.withdrawals import Withdrawals
 from tests.fixtures.models import make_adapter
 from tests.integration.trainer.conftest import EMBEDDED, OPTIONS, SGLANG
 from trainer import gate
+from trainer.canaries import CanaryWatch
+from trainer.desk import Desk, insist
 from trainer.errors import RoundFailed
-from trainer.round import Desk, insist, run_round
+from trainer.round import run_round
 from trainer.settings import TrainerSettings
+from trainer.starting import find_start
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
@@ -62,6 +68,8 @@ async def test_a_round_that_passes_the_gate_is_served(monkeypatch, stores, setti
 
     adapter = await stores.adapters.get("letters@1")
     assert adapter.status is AdapterStatus.CHAMPION
+    assert (adapter.verifiers, adapter.flags) == (("early@1",), ())
+    assert set(adapter.fingerprints) == {"base_model", "tokenizer", "chat_template", "reflection_template"}
     assert set(adapter.files) == {"adapter_config.json", "adapter_model.safetensors"}
     assert json.loads((Path(adapter.path) / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
     weights = load_file(Path(adapter.path) / "adapter_model.safetensors")
@@ -69,6 +77,14 @@ async def test_a_round_that_passes_the_gate_is_served(monkeypatch, stores, setti
 
     row = await stores.rounds.get(desk.round.id)
     assert (row.steps_done, row.adapter, row.parent, row.phase) == (2, "letters@1", "", "promoting")
+    (traced,) = (await stores.lineage.trace(row.id)).rounds
+    failures = {one.id for one in await stores.episodes.failures("letters", limit=1000)}
+    assert 0 < traced.count == len(traced.episodes)
+    assert set(traced.episodes) <= failures
+    for one in traced.episodes:
+        (used,) = (await stores.lineage.trace(one)).rounds
+        assert (used.round.id, used.adapter.adapter.name) == (row.id, "letters@1")
+        assert 1 <= used.step <= 2
     assert row.report["n"] == 6
     steps = await stores.rounds.steps(desk.round.id)
     assert [step.number for step in steps] == [1, 2]
@@ -102,14 +118,51 @@ async def test_an_inconclusive_round_is_gone_on_from(monkeypatch, stores, settin
     assert not [name for name in (await engine.state()).adapters if name.startswith("letters@")]
 
 
+async def test_a_verifier_that_is_revoked_meanwhile_ends_the_promotion_and_the_line(
+    monkeypatch, stores, settings, engine, task
+):
+    decide(monkeypatch, "promoted")
+    judge = gate.judge_candidate
+
+    async def revoke_and_judge(*args, **kwargs):
+        database = Database(settings.database_url)
+        await Withdrawals(database).revoke("early", 1, "it passes too much")
+        await database.close()
+        return await judge(*args, **kwargs)
+
+    monkeypatch.setattr(gate, "judge_candidate", revoke_and_judge)
+    desk = await sit_down(stores, settings, engine, task, steps=1)
+    state, reason = await run_round(desk)
+    await stores.rounds.finish(desk.round.id, desk.round.epoch, state, reason)
+    assert (state, "early@1" in reason) == (RoundState.INCONCLUSIVE, True)
+    assert (await stores.adapters.get("letters@1")).flags == ("trained_on_revoked:early@1",)
+    assert (await stores.tasks.get("letters")).champion == ""
+
+    again = await sit_down(stores, settings, engine, task, steps=1)
+    assert await find_start(again) is None  # though the last candidate was inconclusive
+    with pytest.raises(RoundFailed, match="left out: its verifier early@1 was revoked"):
+        await run_round(again)
+
+
 async def test_a_regressed_round_leaves_nothing(monkeypatch, stores, settings, engine, task):
     decide(monkeypatch, "regressed")
     desk = await sit_down(stores, settings, engine, task, steps=1)
-    state, _ = await run_round(desk)
+    state, reason = await run_round(desk)
+    await stores.rounds.finish(desk.round.id, desk.round.epoch, state, reason)
     assert state is RoundState.REGRESSED
-    assert await stores.adapters.list() == []
+    (rejected,) = await stores.adapters.list()
+    assert (rejected.name, rejected.status, rejected.path) == ("letters@1", AdapterStatus.REJECTED, "")
+    assert set(rejected.files) == {"adapter_config.json", "adapter_model.safetensors"}
     assert not settings.adapters_dir.exists()
     assert not list((desk.folder / "pushes").iterdir())
+    assert not [name for name in (await engine.state()).adapters if name.startswith("letters@")]
+    with pytest.raises(Conflict, match="was rejected: by the gate"):
+        await hot_swap.promote(
+            "letters@1", engine=engine, tasks=stores.tasks, adapters=stores.adapters, presence=stores.presence,
+            events=stores.events, actor="test",
+        )  # fmt: skip
+    assert (await stores.tasks.get("letters")).champion == ""
+    assert await find_start(await sit_down(stores, settings, engine, task, steps=1)) is None
 
 
 async def test_a_human_approves_where_the_task_says_so(monkeypatch, stores, settings, engine, task):
@@ -118,8 +171,32 @@ async def test_a_human_approves_where_the_task_says_so(monkeypatch, stores, sett
     desk = await sit_down(stores, settings, engine, careful, steps=1)
     state, reason = await run_round(desk)
     assert state is RoundState.INCONCLUSIVE
-    assert "waits for approval (`mulligan adapters promote letters@1`)" in reason
+    assert "waits for approval (`mulligan adapters promote letters@1 --comment " in reason
     assert (await stores.tasks.get("letters")).champion == ""
+
+
+async def test_what_passes_the_gate_is_tried_on_live_traffic_where_the_task_says_so(
+    monkeypatch, stores, settings, engine, task
+):
+    decide(monkeypatch, "promoted")
+    trying = replace(task, training=TrainingPolicy(canary=CanaryPolicy(share=0.2, max_hours=1e-6)))
+    desk = await sit_down(stores, settings, engine, trying, steps=1)
+    state, reason = await run_round(desk)
+    await stores.rounds.finish(desk.round.id, desk.round.epoch, state, reason)
+    assert (state, "its canary begins with 20 % of live traffic" in reason) == (RoundState.INCONCLUSIVE, True)
+    served = await stores.tasks.get("letters")
+    assert (served.champion, served.canary, served.canary_share, served.generation) == ("", "letters@1", 0.2, 1)
+    assert "letters@1" in (await engine.state()).adapters
+    (event,) = [event for event in await stores.events.list() if event.kind == "canary.begun"]
+    assert event.details["probe_gap"] < 5e-3
+
+    database = Database(settings.database_url)
+    assert await CanaryWatch(settings).look(database) == 1  # its time is over at once
+    assert await CanaryWatch(settings).look(database) == 0
+    await database.close()
+    assert (await stores.tasks.get("letters")).champion == "letters@1"
+    assert (await stores.rounds.get(desk.round.id)).state is RoundState.PROMOTED
+    await engine.unload_adapter("letters@1")
 
 
 async def test_a_champion_that_changed_meanwhile_is_left_alone(monkeypatch, stores, settings, engine, task):
@@ -138,11 +215,12 @@ async def test_a_stale_trainer_can_do_nothing(stores, settings, engine, task):
     with pytest.raises(Fenced):
         await run_round(stale)
     assert await stores.rounds.steps(desk.round.id) == []
+    assert (await stores.lineage.trace(desk.round.id)).rounds[0].count == 0
     assert await stores.adapters.list() == []
 
 
 async def test_a_store_that_is_away_for_a_moment_costs_no_round(monkeypatch):
-    monkeypatch.setattr("trainer.round.STORE_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("trainer.desk.STORE_PAUSES_S", (0.0, 0.0))
     calls: list[int] = []
 
     async def write() -> str:
@@ -153,7 +231,7 @@ async def test_a_store_that_is_away_for_a_moment_costs_no_round(monkeypatch):
 
     assert await insist(write) == "written"
     calls[:] = []
-    monkeypatch.setattr("trainer.round.STORE_PAUSES_S", (0.0,))
+    monkeypatch.setattr("trainer.desk.STORE_PAUSES_S", (0.0,))
     with pytest.raises(StoreUnavailable):
         await insist(write)
 

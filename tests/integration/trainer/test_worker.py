@@ -68,7 +68,7 @@ async def test_a_killed_worker_leaves_no_trainer_and_the_round_is_begun_again(se
     assert await stores.rounds.create("letters", {})  # a new one can start
 
 
-async def test_a_cancelled_round_ends_soon(settings, stores, task, start_worker):
+async def test_a_cancelled_round_ends_soon_and_leaves_nothing(settings, stores, engine, task, start_worker):
     worker = start_worker()
     created = await stores.rounds.create("letters", LONG)
     Doorbell(settings).ring_round(created.id)
@@ -79,6 +79,9 @@ async def test_a_cancelled_round_ends_soon(settings, stores, task, start_worker)
     assert (ended.state, ended.reason) == (RoundState.CANCELLED, "cancelled on request")
     await wait_until_gone(trainers, within_s=1.0)
     assert worker.process.poll() is None
+    assert not [name for name in (await engine.state()).adapters if name.startswith("letters@")]
+    assert not (settings.rounds_dir / created.id / "pushes").exists()
+    assert ended.report["budget"]["tokens"] >= 0
 
 
 async def test_a_trainer_that_was_killed_fails_its_round_with_the_reason(settings, stores, task, start_worker):

@@ -10,6 +10,7 @@ from server.adapters.hot_swap import Probe, hash_file
 from server.domain import Adapter, AdapterStatus, Task, Usage
 from server.engine.base import Completion, EngineState
 from server.errors import AdapterRefused, Conflict, EngineUnavailable, NotFound, StoreUnavailable
+from server.store.moves import Hand
 
 PROBE = Probe((1, 2), (5, 6), (-0.1, -0.2), 0.01)
 
@@ -36,8 +37,9 @@ class World:
         engine = SimpleNamespace(
             state=self.state, load_adapter=self.load, unload_adapter=self.unload, complete_ids=self.complete_ids
         )
+        engine.replicas = lambda: {"only": engine}
         tasks = SimpleNamespace(get=self.get_task, flip_champion=self.flip)
-        adapters = SimpleNamespace(get=self.get_adapter, set_status=self.set_status)
+        adapters = SimpleNamespace(get=self.get_adapter)
         return {
             "engine": engine,
             "tasks": tasks,
@@ -67,18 +69,22 @@ class World:
     async def get_task(self, name):
         return self.task if name == "t" else None
 
-    async def flip(self, name, adapter, *, expected_generation, epoch_of_round=None):
+    async def flip(self, name, adapter, *, expected_generation, epoch_of_round=None, event=None, hand=None, **_ends):
+        """As the task store does it, in one step: the pointer, the statuses, the event."""
         if expected_generation != self.task.generation:
             raise Conflict("it moved")
         self.told.append(f"flip {adapter}")
+        for moved, status in ((self.task.champion, AdapterStatus.RETIRED), (adapter, AdapterStatus.CHAMPION)):
+            if moved:
+                forced = self.shelf[moved].forced or bool(moved == adapter and hand and hand.forced)
+                self.shelf[moved] = replace(self.shelf[moved], status=status, forced=forced)
+        if event:
+            self.events.append(event)
         self.task = replace(self.task, champion=adapter, generation=self.task.generation + 1)
         return self.task
 
     async def get_adapter(self, name):
         return self.shelf.get(name)
-
-    async def set_status(self, name, status, *, forced=None, epoch_of_round=None):
-        self.shelf[name] = replace(self.shelf[name], status=status, forced=bool(forced) or self.shelf[name].forced)
 
     async def live(self, max_age_s):
         return [process() for process in self.live_processes]
@@ -98,7 +104,7 @@ def make_process(*reports):
 
     def look():
         generation, running = left.pop(0) if len(left) > 1 else left[0]
-        return SimpleNamespace(acknowledged={"t": generation}, in_flight={"t@1": running})
+        return SimpleNamespace(id="api", acknowledged={"t": generation}, in_flight={"t@1": running}, replicas={})
 
     return look
 
@@ -115,7 +121,7 @@ async def test_the_order_of_a_promotion(world):
 
 
 async def test_what_a_human_forces_is_marked(world):
-    await hot_swap.promote("t@2", **world.rooms(), forced=True)
+    await hot_swap.promote("t@2", **world.rooms(), hand=Hand("test", "now", forced=True))
     assert world.shelf["t@2"].forced
     assert world.events[0].details["forced"]
 
@@ -130,7 +136,7 @@ async def test_an_adapter_in_use_is_left_loaded(world, stuck):
 
 
 async def test_a_process_that_is_coming_up_is_waited_for(world):
-    world.live_processes = [lambda: SimpleNamespace(acknowledged={}, in_flight={})]
+    world.live_processes = [lambda: SimpleNamespace(id="api", acknowledged={}, in_flight={}, replicas={})]
     await hot_swap.promote("t@2", **world.rooms())
     assert "unload t@1" not in world.told
     world.live_processes = [make_process((5, 0))]
@@ -162,7 +168,7 @@ async def test_another_flip_wins(world):
 
 
 async def test_who_loses_to_another_promotion_of_the_same_adapter_leaves_it_loaded(world):
-    async def flip(name, adapter, *, expected_generation, epoch_of_round=None):
+    async def flip(name, adapter, **_given):
         world.task = replace(world.task, champion=adapter, generation=world.task.generation + 1)
         raise Conflict("another process was quicker")
 
@@ -255,7 +261,7 @@ async def test_an_adapter_that_became_champion_again_is_not_unloaded(world):
     reports = []
 
     async def live(_max_age_s):
-        if not reports:
+        if "flip t@2" in world.told and not reports:
             reports.append("one look")
             world.task = replace(world.task, champion="t@1", generation=world.task.generation + 1)
         return []
@@ -269,9 +275,11 @@ async def test_an_adapter_that_became_champion_again_is_not_unloaded(world):
 
 async def test_a_store_that_is_away_after_the_flip_undoes_nothing(world):
     async def refuse(*_args, **_kwargs):
-        raise StoreUnavailable("away")
+        if "flip t@2" in world.told:
+            raise StoreUnavailable("away")
+        return []
 
-    world.set_status = world.add_event = world.live = refuse
+    world.add_event = world.live = refuse
     task = await hot_swap.promote("t@2", **world.rooms())
     assert task.champion == "t@2"
     assert "t@2" in world.loaded

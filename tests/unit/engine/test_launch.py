@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.launch import engine_command
+from server.engine.launch import count_gpus, engine_command
 from server.settings import EngineSettings
 
 
@@ -81,3 +81,25 @@ def test_the_interpreter_of_sglang_is_not_resolved_out_of_its_environment(
     monkeypatch.chdir(tmp_path)
     command, _ = engine_command(EngineSettings(kind="sglang", sglang_python="bin/python"), 1)
     assert command[0] == str(tmp_path / "bin/python")
+
+
+@pytest.mark.parametrize(("kind", "flag"), [("sglang", "--mem-fraction-static"), ("local", "--gpu-memory-share")])
+def test_a_gpu_that_is_shared_is_split(kind: str, flag: str):
+    alone = EngineSettings(kind=kind, device="cuda", colocate_engine_share=0.4)
+    assert flag not in options(engine_command(alone, 1)[0])
+    assert alone.trainer_share == 1.0
+    shared = alone.model_copy(update={"colocate": True})
+    assert options(engine_command(shared, 1)[0])[flag] == ["0.4"]
+    assert shared.trainer_share == pytest.approx(0.5)  # a tenth is the engine's activations' and CUDA's
+
+
+def test_on_a_cpu_there_is_no_memory_to_split():
+    settings = EngineSettings(kind="sglang", device="cpu", colocate=True)
+    assert "--mem-fraction-static" not in options(engine_command(settings, 1)[0])
+
+
+def test_gpus_are_counted_by_their_devices_alone(tmp_path: Path):
+    assert count_gpus(tmp_path) == 0
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "tty0"):
+        (tmp_path / name).touch()
+    assert count_gpus(tmp_path) == 2

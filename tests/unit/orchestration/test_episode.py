@@ -210,15 +210,15 @@ async def test_a_broken_first_attempt_is_an_error():
 
 async def test_a_retry_is_cut_off_at_the_budget_of_seconds():
     engine = ScriptedEngine(["5", HANG])
-    done = await run(episode(max_seconds=0.05), engine=engine, verify=bound(expects("4")), body=BODY)
+    done = await run(episode(max_seconds=0.3), engine=engine, verify=bound(expects("4")), body=BODY)
     assert (done.outcome, engine.cancelled) == (Outcome.EXHAUSTED, 1)
     assert done.error == "retry 1: TimeoutError"
-    assert done.duration_ms < 1000
+    assert done.duration_ms < 60_000  # and not for ever: the engine hangs
 
 
 async def test_near_the_deadline_no_retry_is_begun():
-    engine = ScriptedEngine(["5", "thought", "4"], delay_s=0.06)
-    done = await run(episode(), engine=engine, verify=bound(expects("4")), body=BODY, deadline_at=time.time() + 0.1)
+    engine = ScriptedEngine(["5", "thought", "4"], delay_s=0.3)
+    done = await run(episode(), engine=engine, verify=bound(expects("4")), body=BODY, deadline_at=time.time() + 0.5)
     assert (done.outcome, len(engine.calls)) == (Outcome.EXHAUSTED, 1)
 
 

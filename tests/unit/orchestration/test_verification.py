@@ -4,7 +4,7 @@ import time
 import pytest
 
 from server.domain import Binding
-from server.orchestration.verification import applies, bind
+from server.orchestration.verification import BoundVerifier, VerifierSet, applies, bind
 from tests.unit.orchestration.stubs import StubVerifier, bound, expects
 from verifiers.base import InvalidVerifier, Status, Verdict
 
@@ -73,17 +73,23 @@ async def test_a_late_verifier_abstains_and_the_others_still_count():
     late = StubVerifier(lambda _: Verdict.passed(), delay_s=5)
     started = time.perf_counter()
     status, _, _, verdicts = await bound(late, failing(), timeout_s=0.02).judge(REQUEST, TEXT)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 4
     assert (status, [verdict.status for verdict in verdicts]) == ("failed", ["abstained", "failed"])
     assert verdicts[0].reason == "no verdict within 0.02 s"
     assert verdicts[0].duration_ms >= 20
 
 
 async def test_verifiers_run_side_by_side():
-    slow = [StubVerifier(lambda _: Verdict.passed(), delay_s=0.03) for _ in range(5)]
-    started = time.perf_counter()
-    assert (await bound(*slow).judge(REQUEST, TEXT))[0] == "passed"
-    assert time.perf_counter() - started < 0.1
+    begun = asyncio.Barrier(5)
+
+    class Meets:
+        async def verify(self, request, answer, args):
+            await begun.wait()  # for ever, were they asked one after the other
+            return Verdict.passed()
+
+    five = [BoundVerifier(Binding("regex", {}), Meets()) for _ in range(5)]
+    async with asyncio.timeout(10):
+        assert (await VerifierSet(tuple(five)).judge(REQUEST, TEXT))[0] == "passed"
 
 
 async def test_cancelling_is_not_a_verdict():

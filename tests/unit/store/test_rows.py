@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from server.domain import Binding
+from server.domain import Binding, BindingMode
 from server.store.cleaning import clean_text, decode_json, encode_json
 from server.store.database import Database, normalise_url
 from server.store.episode_rows import COLUMNS, encode_episode, identify_problem
@@ -106,6 +106,7 @@ def test_a_problem_is_what_was_asked_not_how_it_was_sampled() -> None:
     assert identify_problem({**request, "messages": [{"role": "user", "content": "ho"}]}, [binding]) != problem
     assert identify_problem({**request, "tools": [{}]}, [binding]) != problem
     assert identify_problem(request, [replace(binding, args={"target": 7})]) != problem
+    assert identify_problem(request, [binding, replace(binding, mode=BindingMode.AUDIT)]) == problem
     assert len(identify_problem({"messages": ["\ud800"]}, [])) == 32
 
 

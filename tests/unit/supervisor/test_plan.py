@@ -43,7 +43,7 @@ def test_an_engine_that_runs_already_is_not_started(tmp_path: Path):
 async def test_an_engine_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(plan, "_ENGINE_PAUSE_S", 0)
     with pytest.raises(EngineUnavailable, match="no engine answers at http://127"):
-        await plan.find_engine("http://127.0.0.1:1")
+        await plan.find_engines(["http://127.0.0.1:1"])
 
 
 def test_a_taken_port_names_the_option():

@@ -48,6 +48,7 @@ class ScriptedEngine:
     ) -> None:
         self.answer, self.reflect = answer, reflect
         self.asked: list[tuple[str, Any]] = []
+        self.with_tokens = 0
         self.running = self.most_running = 0
 
     async def complete_ids(self, prompt_ids: Sequence[int], adapter: str, sampling: Mapping[str, Any]) -> Completion:
@@ -60,7 +61,10 @@ class ScriptedEngine:
 
     async def complete(self, body: Mapping[str, Any], adapter: str, *, with_tokens: bool = False) -> Completion:
         self.asked.append(("chat", (dict(body), adapter)))
-        return Completion({"role": "assistant", "content": self.answer(body["messages"])}, "stop", Usage(4, 1))
+        self.with_tokens += with_tokens
+        tokens = {"prompt_ids": (5, 6), "token_ids": (8, 9), "logprobs": (-1.0, -1.0)} if with_tokens else {}
+        message = {"role": "assistant", "content": self.answer(body["messages"])}
+        return Completion(message, "stop", Usage(4, 1), **tokens)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from trainer.groups import cut_updates, describe_groups, weigh_groups
+from trainer.groups import cut_parts, cut_updates, describe_groups, weigh_groups
 from trainer.samples import Member
 
 
@@ -45,24 +45,30 @@ def test_abstentions_take_no_part():
     assert [weight for _, weight in kept] == pytest.approx([0.707, -0.707], abs=1e-3)
 
 
+def test_dr_grpo_leaves_the_deviation_out():
+    members = [make_member(0, reward) for reward in (1.0, 0.0, 0.0, 0.0)]
+    assert [weight for _, weight in weigh_groups(members, scaled=False)] == [0.75, -0.25, -0.25, -0.25]
+
+
 def test_updates_hold_every_member_once_and_whole_groups():
     members = [make_member(group, float(k % 2), prompt=1 + group % 5) for group in range(13) for k in range(4)]
     kept = weigh_groups(members)
-    updates = cut_updates(kept, 16, 3, random.Random(0))
+    updates = cut_updates(kept, 16, random.Random(0))
     assert len(updates) == round(52 / 16)
-    assert all(len(parts) == 3 for parts in updates)
-    dealt = [id(member) for parts in updates for part in parts for member, _ in part]
+    dealt = [id(member) for update in updates for member, _ in update]
     assert sorted(dealt) == sorted(id(member) for member in members)
-    homes = [{member.group for part in parts for member, _ in part} for parts in updates]
+    homes = [{member.group for member, _ in update} for update in updates]
     assert sum(len(home) for home in homes) == 13
-    lengths = [len(member.prompt_ids) for part in updates[0] for member, _ in part]
+    lengths = [len(member.prompt_ids) for member, _ in updates[0]]
     assert lengths == sorted(lengths)
 
 
-def test_a_small_batch_is_one_update_with_empty_parts():
-    kept = weigh_groups([make_member(0, 1.0), make_member(0, 0.0)])
-    (parts,) = cut_updates(kept, 64, 4, random.Random(0))
-    assert sorted(len(part) for part in parts) == [0, 0, 1, 1]
+@pytest.mark.parametrize(("most", "sizes"), [(64, [8]), (8, [8]), (7, [4, 4]), (3, [2, 3, 3]), (1, [1] * 8)])
+def test_an_update_is_cut_into_parts_that_fit(most, sizes):
+    update = weigh_groups([make_member(0, float(k % 2)) for k in range(8)])
+    parts = cut_parts(update, most)
+    assert [len(part) for part in parts] == sizes
+    assert [one for part in parts for one in part] == update
 
 
 def test_the_figures_count_fresh_members():

@@ -42,7 +42,7 @@ class Episodes:
     def __init__(self, failures):
         self.failures = failures
 
-    async def count_failures(self, task, *, since):
+    async def count_failures(self, task, *, since, most):
         self.since = since
         return self.failures
 
@@ -75,3 +75,8 @@ async def test_failures_count_from_where_the_last_round_began():
     episodes = Episodes(0)
     await is_due(Task("t", training=TrainingPolicy(train_on_new_failures=1)), Rounds(LAST), episodes)
     assert episodes.since == LAST.started_at
+
+
+async def test_no_round_begins_while_a_canary_runs():
+    task = Task("t", training=TrainingPolicy(train_on_new_failures=1), canary="t@2", canary_share=0.1)
+    assert not await is_due(task, Rounds(LAST), Episodes(1000))

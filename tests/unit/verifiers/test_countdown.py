@@ -2,7 +2,7 @@
 
 import pytest
 
-from verifiers.base import InvalidArgs, Status
+from verifiers.base import Cause, InvalidArgs, Status
 from verifiers.countdown import KIND, find_answer, find_flaw
 
 NUMBERS = [3, 7, 1]
@@ -99,7 +99,7 @@ async def test_reasons_are_safe_for_the_model():
 @pytest.mark.parametrize("args", [{}, {"numbers": [1]}, {"numbers": "1", "target": 1}, {"numbers": [[1]], "target": 1}])
 async def test_without_a_problem_it_abstains(args):
     verdict = await KIND.compile_checked({}).verify({}, {"content": "1"}, args)
-    assert verdict.status is Status.ABSTAINED
+    assert (verdict.status, verdict.cause) == (Status.ABSTAINED, Cause.BAD_ARGS)
 
 
 @pytest.mark.parametrize(

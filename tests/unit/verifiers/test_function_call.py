@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from verifiers.base import InvalidArgs, InvalidVerifier, Status
+from verifiers.base import Cause, InvalidArgs, InvalidVerifier, Status
 from verifiers.function_call import KIND
 
 
@@ -234,7 +234,7 @@ async def test_without_tools_no_call_is_known(tools):
     "reference", [5, "book", [5], {"name": "book"}, [{"arguments": {}}], {"name": "b", "arguments": 5}]
 )
 async def test_a_reference_that_is_none_is_refused_and_abstains(reference):
-    assert (await judge([call("ping", {})], reference)).status is Status.ABSTAINED
+    assert (await judge([call("ping", {})], reference)).cause is Cause.BAD_ARGS
     with pytest.raises(InvalidArgs):
         KIND.check_args({}, {"reference": reference})
     with pytest.raises(InvalidVerifier):

@@ -1,0 +1,67 @@
+"""Clears up after a trainer that could not: pushes in the engine, and an adapter that no gate will speak for any more.
+
+Called by the jobs (a round was cancelled, its trainer died, nobody has it) and by a trainer that takes a round over. It
+must never touch what serves, and never import torch: the worker reads it.
+"""
+
+import asyncio
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from server.domain import AdapterStatus, Round
+from server.engine.base import Engine
+from server.errors import MulliganError
+from server.store.adapters import AdapterStore
+from server.store.tasks import TaskStore
+
+CLEAR_UP_S = 5.0
+"""How long an engine may take to unload: an end within seconds is worth more, and the next round looks again."""
+
+_log = structlog.get_logger(__name__)
+
+
+async def sweep_pushes(engine: Engine, task: str) -> list[str]:
+    """Unload what rounds of a task have pushed into the engine; return the names. Raises: EngineUnavailable."""
+    left = re.compile(re.escape(task) + r"@\d+\.\d+-[0-9a-f]{6}")  # a push, never an adapter
+    found = [name for name in (await engine.state()).adapters if left.fullmatch(name)]
+    for name in found:
+        with suppress(MulliganError):  # an engine that is away has forgotten it
+            await engine.unload_adapter(name)
+    return found
+
+
+async def clear_up(row: Round, folder: Path, engine: Engine, adapters: AdapterStore, tasks: TaskStore) -> bool:
+    """Unload what a dead trainer left and throw its adapter away; say whether that adapter serves: then it stays.
+
+    `folder` is the round's. An engine that does not answer within `CLEAR_UP_S` is left to the next round.
+
+    Raises: StoreUnavailable.
+    """
+    task = await tasks.get(row.task)
+    if row.adapter and task is not None and row.adapter in (task.champion, task.canary):
+        return True
+    try:
+        async with asyncio.timeout(CLEAR_UP_S):
+            await sweep_pushes(engine, row.task)
+            if row.adapter:
+                await engine.unload_adapter(row.adapter)
+    except (MulliganError, TimeoutError) as error:
+        _log.warning("left_in_the_engine", round=row.id, error=str(error) or "it did not answer in time")
+    await asyncio.to_thread(shutil.rmtree, folder / "pushes", ignore_errors=True)
+    if row.adapter:
+        await discard(row.adapter, adapters)
+    return False
+
+
+async def discard(name: str, adapters: AdapterStore) -> None:
+    """Mark an adapter that never served as rejected, and remove its files. Raises: StoreUnavailable."""
+    adapter = await adapters.get(name)
+    if adapter is None or adapter.status is not AdapterStatus.CANDIDATE:
+        return
+    await adapters.set_status(name, AdapterStatus.REJECTED)
+    if adapter.path:
+        await asyncio.to_thread(shutil.rmtree, adapter.path, ignore_errors=True)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Adapter, AdapterStatus
 from server.errors import Conflict, NotFound
+from server.store.cleaning import clean_text
 from server.store.database import Database
 from server.store.fencing import RoundEpoch, fence
 from server.store.rows import clean_values, fetch_row, fetch_rows
@@ -47,7 +48,7 @@ class AdapterStore:
     async def get(self, name: str) -> Adapter | None:
         """Find an adapter by its name."""
         async with self._database.read() as connection:
-            row = await fetch_row(connection, select(adapters).where(adapters.c.name == name))
+            row = await fetch_row(connection, select(adapters).where(adapters.c.name == clean_text(name)))
         return _decode(row) if row else None
 
     async def list(self, task: str | None = None) -> list[Adapter]:

@@ -216,11 +216,15 @@ class DeletionStore:
             await connection.exec_driver_sql("PRAGMA secure_delete = ON")
 
     async def _choose(self, connection: AsyncConnection, deletion: Deletion) -> Sequence[Row]:
-        """Choose the next episodes. Each way of naming a user by itself: an index knows one of them."""
+        """Choose the next episodes. Each way of naming a user by itself: an index knows one of them.
+
+        They are locked: whoever was just adding something to one has committed, and so it is found, or finds nothing.
+        """
         columns = (episodes.c.id, episodes.c.task, episodes.c.split)
         chosen: dict[str, Row] = {}
         for condition in _ways(deletion):
             statement = select(*columns).where(condition).order_by(episodes.c.id).limit(self._batch - len(chosen))
+            statement = statement.with_for_update()
             chosen |= {row["id"]: row for row in await fetch_rows(connection, statement)}
             if len(chosen) == self._batch:
                 break

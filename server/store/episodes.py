@@ -8,6 +8,7 @@ from sqlalchemy import Select, Table, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Attempt, Episode, Feedback, Outcome, Reflection
+from server.store.cleaning import clean_text
 from server.store.database import Database
 from server.store.episode_rows import decode_attempt, decode_episode, decode_reflection
 from server.store.feedback import fetch_feedback
@@ -48,7 +49,8 @@ class EpisodeStore:
 
     async def find_owner(self, episode_id: str) -> Owner | None:
         """Find whose an episode is, without reading the rest of it."""
-        statement = select(episodes.c.task, episodes.c.key, episodes.c.store).where(episodes.c.id == episode_id)
+        statement = select(episodes.c.task, episodes.c.key, episodes.c.store)
+        statement = statement.where(episodes.c.id == clean_text(episode_id))
         async with self._database.read() as connection:
             row = await fetch_row(connection, statement)
         return Owner(**row) if row else None

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Event, Feedback
-from server.errors import Conflict
+from server.errors import Conflict, NotFound
 from server.store.database import Database
 from server.store.events import write_event
 from server.store.rows import clean_values, fetch_one, fetch_row, fetch_rows
@@ -35,12 +35,14 @@ class FeedbackStore:
 
         `overwrite` puts it in the place of what its source said before; with `own_only` only if the same key sent that.
 
-        Raises: Conflict where the source said something else, or where MOST_SOURCES others spoke already.
+        Raises: NotFound where the episode is not in the log, or was deleted meanwhile; Conflict where the source said
+        something else, or where MOST_SOURCES others spoke already.
         """
         values = clean_values(asdict(replace(given, created_at=given.created_at or time.time())))
         adding = self._insert(feedback).values(**values).on_conflict_do_nothing().returning(feedback)
         there = (feedback.c.episode_id == values["episode_id"]) & (feedback.c.source == values["source"])
         async with self._database.write() as connection:
+            await _hold_episode(connection, values["episode_id"])
             if (added := await fetch_row(connection, adding)) is not None:
                 await _check_room(connection, values["episode_id"])  # an error takes the new row back
                 return Feedback(**added)
@@ -78,6 +80,14 @@ async def fetch_feedback(connection: AsyncConnection, episode_ids: Sequence[str]
     """Fetch the feedback on some episodes, by source within each."""
     statement = select(feedback).where(feedback.c.episode_id.in_(episode_ids)).order_by(*feedback.primary_key.columns)
     return [Feedback(**row) for row in await fetch_rows(connection, statement)]
+
+
+async def _hold_episode(connection: AsyncConnection, episode_id: str) -> None:
+    """Keep a deletion from passing by until this is committed: what it did not see would outlive the episode."""
+    held = select(episodes.c.id).where(episodes.c.id == episode_id).with_for_update(read=True, key_share=True)
+    if await fetch_row(connection, held) is None:
+        message = f"There is no episode {episode_id!r} any more."
+        raise NotFound(message, param="episode_id", code="episode_not_found")
 
 
 async def _check_room(connection: AsyncConnection, episode_id: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Panel, PanelResult
 from server.errors import Conflict
@@ -22,7 +23,7 @@ from server.store.cleaning import decode_json, encode_json
 from server.store.clock import UnixNow
 from server.store.database import Database
 from server.store.rows import clean_values, fetch_one, fetch_row, fetch_rows
-from server.store.tables import panel_problems, panel_results, panels
+from server.store.tables import episodes, panel_problems, panel_results, panels
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,16 @@ class PanelStore:
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     async def freeze(self, task: str, problems: Sequence[PanelProblem], reason: str) -> Panel:
-        """Write the next version of a task's panel. Raises: Conflict where another process has just written it."""
+        """Write the next version of a task's panel.
+
+        Raises: Conflict where another process has just written it, or one of the episodes was deleted meanwhile.
+        """
         kept = [decode_json(encode_json(one.content)) for one in problems]
         hashes = [_hash(content) for content in kept]
         number = select(func.coalesce(func.max(panels.c.version), 0) + 1).where(panels.c.task == task)
         try:
             async with self._database.write() as connection:
+                await _hold_episodes(connection, task, [one.episode_id for one in problems])
                 version = (await connection.execute(number)).scalar_one()
                 values = {"task": task, "version": version, "size": len(problems), "reason": reason}
                 made = insert(panels).values(**values, sha256=_hash(hashes), created_at=UnixNow()).returning(panels)
@@ -142,6 +147,14 @@ class PanelStore:
         some = select(func.count().label("count")).where(*_of(panel_results, panel), panel_results.c.adapter == adapter)
         async with self._database.read() as connection:
             return (await fetch_one(connection, some))["count"]
+
+
+async def _hold_episodes(connection: AsyncConnection, task: str, ids: Sequence[str]) -> None:
+    """Keep a deletion from passing by until this is committed: it would leave the copies of what it deletes."""
+    held = select(episodes.c.id).where(episodes.c.id.in_(ids)).order_by(episodes.c.id)
+    there = await fetch_rows(connection, held.with_for_update(read=True, key_share=True))
+    if len(there) < len(set(ids)):
+        raise Conflict(f"Problems of task {task!r} were deleted while its panel was frozen: try again")
 
 
 def _of(table: Any, panel: Panel) -> tuple[Any, Any]:

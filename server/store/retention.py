@@ -227,8 +227,9 @@ class RetentionStore:
             gone = [one for one in found if one not in limit.kept]
             if gone:
                 async with self._database.write() as connection:
-                    told = await connection.execute(delete(feedback).where(feedback.c.episode_id.in_(gone)))
+                    # The rows first: that waits for feedback which is just being given, and it is seen then.
                     result = await connection.execute(delete(rows).where(rows.c.id.in_(gone)))
+                    told = await connection.execute(delete(feedback).where(feedback.c.episode_id.in_(gone)))
                 done = _add(done, episodes=result.rowcount, feedback=told.rowcount)
                 limit.tell(done)
             if len(found) < BATCH:

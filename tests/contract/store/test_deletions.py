@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Adapter, Episode, Feedback, LoggedVerdict, Outcome, RoundState
+from server.errors import Conflict, NotFound
 from server.orchestration.deletion import Folders, describe_deletion, find_adapters, run_deletion
 from server.settings import LogSettings
 from server.store.adapters import AdapterStore
@@ -23,10 +25,11 @@ from server.store.episode_rows import COLUMNS, encode_episode
 from server.store.episodes import EpisodeStore
 from server.store.feedback import FeedbackStore
 from server.store.lineage import LineageStore
+from server.store.panels import PanelProblem, PanelStore
 from server.store.replays import Claim, RecordedAnswer, ReplayStore
 from server.store.rounds import RoundStore
 from server.store.spool import SpoolFile
-from server.store.tables import deletions, episodes, events, metadata
+from server.store.tables import deletions, episodes, events, metadata, panel_problems
 from tests.fixtures.episodes import make_episode
 
 SECRET = "the-heron-flies-at-dawn"
@@ -288,6 +291,46 @@ async def test_rollouts_go_and_panels_are_blanked(database: Database, log: Episo
     done = await delete(database, folders, Doomed(episode=mine.id))
     assert (done.report["rollouts"], done.report["panel_problems"]) == (1, 1)
     assert round_id in done.report["rounds"]
+    assert SECRET not in await dump(database)
+
+
+@pytest.mark.parametrize("adding", ["feedback", "panel"])
+async def test_what_is_added_at_the_moment_of_deletion_does_not_outlive_it(
+    database: Database, log: EpisodeLog, folders: Folders, monkeypatch, adding: str
+):
+    (mine,) = await record(log, say(split="held_out"))
+    deleting: list[asyncio.Task[Deletion]] = []
+
+    async def delete_meanwhile(*_given) -> None:  # what was added is written, and not committed yet
+        deleting.append(asyncio.create_task(delete(database, folders, Doomed(user="ann"))))
+        await asyncio.wait(deleting, timeout=0.5)
+
+    if adding == "feedback":
+        monkeypatch.setattr("server.store.feedback._check_room", delete_meanwhile)
+        await FeedbackStore(database).give(Feedback(mine.id, "nightly", "key_a", passed=True, comment=SECRET))
+    else:
+        insert_once = AsyncConnection.execute
+
+        async def execute(connection: AsyncConnection, statement, *given, **named):
+            done = await insert_once(connection, statement, *given, **named)
+            if getattr(statement, "table", None) is panel_problems and statement.is_insert:
+                await delete_meanwhile()
+            return done
+
+        monkeypatch.setattr(AsyncConnection, "execute", execute)
+        problem = PanelProblem(0, mine.id, "hash", (), {"request": SECRET})
+        await PanelStore(database).freeze("countdown", [problem], "the first")
+    (done,) = await asyncio.gather(*deleting)
+    assert (done.phase, done.report["episodes"]) == (DONE, 1)
+    assert SECRET not in await dump(database)
+
+    # And what was read before, and is added afterwards, is refused.
+    with pytest.raises(NotFound):
+        await FeedbackStore(database).give(Feedback(mine.id, "weekly", "key_a", passed=True, comment=SECRET))
+    with pytest.raises(Conflict, match="were deleted"):
+        await PanelStore(database).freeze(
+            "countdown", [PanelProblem(0, mine.id, "hash", (), {"request": SECRET})], "again"
+        )
     assert SECRET not in await dump(database)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.domain import Feedback, Outcome
-from server.errors import Conflict
+from server.errors import Conflict, NotFound
 from server.settings import LogSettings
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
@@ -29,7 +29,9 @@ async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
 
 
 @pytest.fixture
-def store(database: Database) -> FeedbackStore:
+async def store(database: Database, log: EpisodeLog) -> FeedbackStore:
+    for name in ("ep_1", "ep_2"):
+        await log.record(make_episode(id=name))
     return FeedbackStore(database)
 
 
@@ -127,8 +129,8 @@ async def test_text_that_no_database_holds_is_made_visible(store: FeedbackStore)
     assert await store.list() == [given]
 
 
-async def test_it_belongs_to_its_episode(store: FeedbackStore, log: EpisodeLog, database: Database) -> None:
-    episodes = EpisodeStore(database)
+async def test_it_belongs_to_its_episode(log: EpisodeLog, database: Database) -> None:
+    episodes, store = EpisodeStore(database), FeedbackStore(database)
     logged = [make_episode(Outcome.PASSED, task=task) for task in ("a", "a", "b", "a")]
     for episode in logged:
         await log.record(episode)
@@ -152,3 +154,13 @@ async def test_it_belongs_to_its_episode(store: FeedbackStore, log: EpisodeLog, 
     assert await find(said="passed", limit=1, before=first) == []
     assert [one.episode_id for one in await store.list(task="b")] == [third]
     assert [one.source for one in await store.list(limit=2)] == ["x", "x"]
+
+
+@pytest.mark.parametrize("gone", ["ep_3", "ep_\0", "ep_\ud800"])
+async def test_of_an_episode_that_is_not_there_nothing_is_kept(
+    store: FeedbackStore, database: Database, gone: str
+) -> None:
+    with pytest.raises(NotFound, match="any more"):
+        await store.give(replace(GIVEN, episode_id=gone))
+    assert await store.list() == []
+    assert await EpisodeStore(database).find_owner(gone) is None

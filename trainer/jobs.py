@@ -124,14 +124,15 @@ async def _see_through(leased: Round, rounds: RoundStore, settings: Settings, st
     state, reason = RoundState.CANCELLED, "cancelled on request"
     if ended_by != "cancelled":
         state, reason = RoundState.FAILED, read_reason(log_path, trainer.returncode or 0)
-    if await clear_up(row, settings):
-        state, reason = RoundState.PROMOTED, f"it was promoted before this: {reason}"
+    if (serves := await clear_up(row, settings)) is not None:
+        before = "it was promoted" if serves is RoundState.PROMOTED else "its canary began, which decides,"
+        state, reason = serves, f"{before} before this: {reason}"
     await rounds.finish(leased.id, leased.epoch, state, reason)
     return state
 
 
-async def clear_up(row: Round, settings: Settings) -> bool:
-    """Take what a dead trainer left out of the engine and off the disk; say whether its adapter serves all the same."""
+async def clear_up(row: Round, settings: Settings) -> RoundState | None:
+    """Take what a dead trainer left out of the engine and off the disk; say how it ends if its adapter serves."""
     database, engine = Database(settings.database_url), open_replicas(settings.engine)
     try:
         return await leftovers.clear_up(
@@ -139,7 +140,7 @@ async def clear_up(row: Round, settings: Settings) -> bool:
         )
     except StoreUnavailable as error:
         _log.warning("left_uncleared", round=row.id, error=str(error))
-        return False
+        return None
     finally:
         await engine.close()
         await database.close()

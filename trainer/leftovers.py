@@ -12,9 +12,9 @@ from pathlib import Path
 
 import structlog
 
-from server.domain import AdapterStatus, Round
+from server.domain import AdapterStatus, Round, RoundState
 from server.engine.base import Engine
-from server.errors import MulliganError
+from server.errors import Conflict, MulliganError, NotFound
 from server.store.adapters import AdapterStore
 from server.store.tasks import TaskStore
 
@@ -34,16 +34,21 @@ async def sweep_pushes(engine: Engine, task: str) -> list[str]:
     return found
 
 
-async def clear_up(row: Round, folder: Path, engine: Engine, adapters: AdapterStore, tasks: TaskStore) -> bool:
-    """Unload what a dead trainer left and throw its adapter away; say whether that adapter serves: then it stays.
+async def clear_up(
+    row: Round, folder: Path, engine: Engine, adapters: AdapterStore, tasks: TaskStore
+) -> RoundState | None:
+    """Unload what a dead trainer left and throw its adapter away, unless that serves: then say how the round ends.
 
+    That is `promoted` for a champion. A canary is on trial still, so `inconclusive`: it decides how the round ended.
     `folder` is the round's. An engine that does not answer within `CLEAR_UP_S` is left to the next round.
 
     Raises: StoreUnavailable.
     """
-    task = await tasks.get(row.task)
-    if row.adapter and task is not None and row.adapter in (task.champion, task.canary):
-        return True
+    # Rejected before it is looked at, so that nobody can promote it from here on.
+    if row.adapter and not await discard(row.adapter, adapters):
+        task = await tasks.get(row.task)
+        if task is not None and row.adapter in (task.champion, task.canary):
+            return RoundState.PROMOTED if row.adapter == task.champion else RoundState.INCONCLUSIVE
     try:
         async with asyncio.timeout(CLEAR_UP_S):
             await sweep_pushes(engine, row.task)
@@ -52,16 +57,15 @@ async def clear_up(row: Round, folder: Path, engine: Engine, adapters: AdapterSt
     except (MulliganError, TimeoutError) as error:
         _log.warning("left_in_the_engine", round=row.id, error=str(error) or "it did not answer in time")
     await asyncio.to_thread(shutil.rmtree, folder / "pushes", ignore_errors=True)
-    if row.adapter:
-        await discard(row.adapter, adapters)
-    return False
+    return None
 
 
-async def discard(name: str, adapters: AdapterStore) -> None:
-    """Mark an adapter that never served as rejected, and remove its files. Raises: StoreUnavailable."""
-    adapter = await adapters.get(name)
-    if adapter is None or adapter.status is not AdapterStatus.CANDIDATE:
-        return
-    await adapters.set_status(name, AdapterStatus.REJECTED)
+async def discard(name: str, adapters: AdapterStore) -> bool:
+    """Mark an adapter that never served as rejected, and remove its files; say whether. Raises: StoreUnavailable."""
+    try:
+        adapter = await adapters.set_status(name, AdapterStatus.REJECTED, only_from=(AdapterStatus.CANDIDATE,))
+    except (Conflict, NotFound):
+        return False
     if adapter.path:
         await asyncio.to_thread(shutil.rmtree, adapter.path, ignore_errors=True)
+    return True

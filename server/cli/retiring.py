@@ -18,6 +18,7 @@ from server.store.events import EventStore
 from server.store.tasks import TaskStore
 
 ACTOR = "command line"
+NOT_SERVING = (AdapterStatus.CANDIDATE, AdapterStatus.RETIRED, AdapterStatus.REJECTED)
 
 
 def retire(
@@ -44,10 +45,14 @@ async def _retire(database: Database, settings: Settings, name: str) -> Adapter:
     adapter = await store.get(name)
     if adapter is None:
         raise NotFound(f"there is no adapter {name!r}: `mulligan adapters list` shows those there are")
+    refusal = Conflict(f"{name} serves {adapter.task}: `mulligan adapters rollback {adapter.task}` first")
     task = await TaskStore(database).get(adapter.task)
-    if adapter.status in (AdapterStatus.CHAMPION, AdapterStatus.CANARY) or (task and task.champion == name):
-        raise Conflict(f"{name} serves {adapter.task}: `mulligan adapters rollback {adapter.task}` first")
-    retired = await store.set_status(name, AdapterStatus.REJECTED)
+    if task and name in (task.champion, task.canary):
+        raise refusal
+    try:  # in one step, for it may be promoted at this very moment
+        retired = await store.set_status(name, AdapterStatus.REJECTED, only_from=NOT_SERVING)
+    except Conflict as error:
+        raise refusal from error
     folder = Path(adapter.path)
     if folder.is_relative_to(settings.adapters_dir) and folder != settings.adapters_dir:
         await asyncio.to_thread(shutil.rmtree, folder, True)

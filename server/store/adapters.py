@@ -4,7 +4,7 @@ Called by the promotion, the hot swap and the API. An adapter's name is written 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -81,11 +81,12 @@ class AdapterStore:
         status: AdapterStatus,
         *,
         forced: bool | None = None,
+        only_from: Collection[AdapterStatus] = tuple(AdapterStatus),
         epoch_of_round: RoundEpoch | None = None,
     ) -> Adapter:
         """Move an adapter to another status; `forced` marks, for good, that a human did it against the gate.
 
-        Raises: NotFound; Fenced.
+        Raises: NotFound; Conflict where it has none of the statuses `only_from`; Fenced.
         """
         changes: dict[str, Any] = {"status": str(status)}
         if forced is not None:
@@ -94,9 +95,14 @@ class AdapterStore:
             await fence(connection, epoch_of_round)
             row = await fetch_row(
                 connection,
-                update(adapters).where(adapters.c.name == name).values(**changes).returning(adapters),
+                update(adapters)
+                .where(adapters.c.name == name, adapters.c.status.in_([one.value for one in only_from]))
+                .values(**changes)
+                .returning(adapters),
             )
         if row is None:
+            if (now := await self.get(name)) is not None:
+                raise Conflict(f"{name!r} is {now.status}")
             raise NotFound(f"There is no adapter {name!r}")
         return _decode(row)
 

@@ -28,7 +28,7 @@ from server.errors import Conflict
 from server.store.database import Database
 from server.store.events import write_event
 from server.store.fencing import RoundEpoch, fence
-from server.store.moves import STATUS_AFTER, Hand, decide_round, set_status
+from server.store.moves import STATUS_AFTER, Hand, decide_round, hold_adapter, set_status
 from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
 from server.store.tables import adapters, canaries, tasks
 from server.store.tasks import decode_task
@@ -51,7 +51,7 @@ class CanaryStore:
     ) -> Task:
         """Let the first share of the task's conversations begin with an adapter that the engine holds already.
 
-        Raises: Conflict where a canary runs, or what serves has moved; Fenced.
+        Raises: Conflict where a canary runs, what serves has moved, or the adapter was rejected; Fenced.
         """
         share = canary.steps[-1].share
         free = [tasks.c.canary == "", tasks.c.champion == canary.champion]
@@ -60,6 +60,7 @@ class CanaryStore:
             task = await _move(
                 connection, canary.task, expected_generation, {"canary": canary.adapter, "canary_share": share}, *free
             )
+            await hold_adapter(connection, canary.adapter)
             values = _encode(replace(canary, generation=task.generation))
             try:
                 await connection.execute(insert(canaries).values(**values))

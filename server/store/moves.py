@@ -7,13 +7,14 @@ the line in the audit log. So a process that is killed leaves all of a move or n
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import BASE_ADAPTER, AdapterStatus, CanaryState, Event, RoundState, Task
+from server.errors import Conflict
 from server.store.clock import UnixNow
 from server.store.events import write_event
-from server.store.rows import clean_values
+from server.store.rows import clean_values, fetch_row
 from server.store.tables import adapters, canaries, rounds
 
 
@@ -32,6 +33,17 @@ STATUS_AFTER = {
     CanaryState.SUPERSEDED: AdapterStatus.CANDIDATE,
 }
 """What becomes of an adapter whose canary ends."""
+
+
+async def hold_adapter(connection: AsyncConnection, name: str) -> None:
+    """Make sure that an adapter may come to serve, until this is committed: whoever rejects it meanwhile waits.
+
+    Raises: Conflict where it was rejected.
+    """
+    held = select(adapters.c.status).where(adapters.c.name == name).with_for_update()
+    row = await fetch_row(connection, held)
+    if row is not None and row["status"] == AdapterStatus.REJECTED.value:
+        raise Conflict(f"{name!r} was rejected meanwhile: by a person, or its round was cancelled. That is for good.")
 
 
 async def mark_champion(

@@ -9,19 +9,33 @@ database's clock.
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, case, cast, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    String,
+    and_,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.domain import Round, RoundState, Step, new_id
+from server.domain import AdapterStatus, CanaryState, Round, RoundState, Step, new_id
 from server.errors import Conflict, NotFound
 from server.store.clock import UnixNow
 from server.store.database import Database
 from server.store.fencing import fence, raise_fenced
 from server.store.round_queue import find_pool, give_places, lock_pool, queue_of
 from server.store.rows import Row, clean_values, fetch_one, fetch_row, fetch_rows, to_json
-from server.store.tables import rounds, steps
+from server.store.tables import adapters, canaries, rounds, steps
 
 CHANGEABLE = frozenset({"phase", "reason", "adapter", "parent", "report", "steps_done", "steps_total"})
 OPEN = (RoundState.QUEUED.value, RoundState.RUNNING.value)
@@ -173,20 +187,25 @@ class RoundStore:
         """Take the rounds from workers that fell silent for `lost_after_s`; returns those that it took.
 
         Such a round is queued again, or ends cancelled if that was asked for, or failed once `max_leases` workers had
-        it. Its epoch grows, so that a trainer that was only slow can write no more.
+        it; where its adapter came to serve before, that decides how it ends. Its epoch grows, so that a trainer that
+        was only slow can write no more.
         """
         lost = and_(rounds.c.state == RoundState.RUNNING.value, rounds.c.heartbeat_at < UnixNow() - lost_after_s)
         cancelled, failed = rounds.c.cancel_requested, rounds.c.leases >= max_leases
         reason = literal("lost its worker ") + rounds.c.owner + ", lease " + cast(rounds.c.leases, String)
+        decided, words = _find_decision()
         changes = {
             "epoch": rounds.c.epoch + 1,
             "state": case(
+                *((known, state.value) for state, known in decided.items()),
                 (cancelled, RoundState.CANCELLED.value),
                 (failed, RoundState.FAILED.value),
                 else_=RoundState.QUEUED.value,
             ),
-            "reason": reason,
-            "ended_at": case((cancelled | failed, UnixNow()), else_=rounds.c.ended_at),
+            "reason": case(
+                *((known, literal(words[state]) + reason) for state, known in decided.items()), else_=reason
+            ),
+            "ended_at": case((or_(*decided.values(), cancelled, failed), UnixNow()), else_=rounds.c.ended_at),
         }
         statement = update(rounds).where(lost).values(**changes).returning(rounds)
         async with self._database.write() as connection:
@@ -211,6 +230,24 @@ class RoundStore:
             statement = statement.where(rounds.c.task == task)
         async with self._database.read() as connection:
             return await give_places(connection, [_decode(row) for row in await fetch_rows(connection, statement)])
+
+
+def _find_decision() -> tuple[Mapping[RoundState, ColumnElement[bool]], Mapping[RoundState, str]]:
+    """Say by which conditions a lost round's adapter has decided already how the round ends, and in what words."""
+    stands = exists().where(adapters.c.name == rounds.c.adapter)
+    tried = exists().where(canaries.c.adapter == rounds.c.adapter)
+    served = (AdapterStatus.CHAMPION.value, AdapterStatus.RETIRED.value)
+    decided = {
+        RoundState.PROMOTED: stands.where(adapters.c.status.in_(served)),
+        RoundState.INCONCLUSIVE: stands.where(adapters.c.status == AdapterStatus.CANARY.value),
+        RoundState.REGRESSED: tried.where(canaries.c.state == CanaryState.ROLLED_BACK.value),
+    }
+    words = {
+        RoundState.PROMOTED: "it was promoted before this: ",
+        RoundState.INCONCLUSIVE: "its canary began, which decides, before this: ",
+        RoundState.REGRESSED: "its canary was rolled back before this: ",
+    }
+    return decided, words
 
 
 async def _lease(connection: AsyncConnection, round_id: str, owner: str) -> Round | None:

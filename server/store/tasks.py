@@ -13,7 +13,7 @@ from server.domain import CanaryState, Event, RetryPolicy, Task, TaskVerifier, T
 from server.errors import Conflict, NotFound
 from server.store.database import Database
 from server.store.fencing import RoundEpoch, fence
-from server.store.moves import Hand, end_running_canary, mark_champion
+from server.store.moves import Hand, end_running_canary, hold_adapter, mark_champion
 from server.store.rows import clean_values, fetch_row, fetch_rows, to_json
 from server.store.tables import tasks
 
@@ -82,7 +82,8 @@ class TaskStore:
         of a canary (`promoted` where it is the new champion, else `canary_ends`) and the `event`, to whose details
         `from` and `generation` are added. `hand` is whose hand it was.
 
-        Raises: NotFound; Conflict if what serves moved since `expected_generation` was read; Fenced.
+        Raises: NotFound; Conflict if what serves moved since `expected_generation` was read, or the adapter was
+        rejected; Fenced.
         """
         async with self._database.write() as connection:
             await fence(connection, epoch_of_round)
@@ -92,6 +93,7 @@ class TaskStore:
             if former["generation"] != expected_generation:
                 moved = f"generation {former['generation']}, not {expected_generation}"
                 raise Conflict(f"What serves the task {name!r} moved meanwhile: {moved}")
+            await hold_adapter(connection, adapter)
             moves = {"champion": adapter, "generation": expected_generation + 1, "canary": "", "canary_share": 0.0}
             changed = update(tasks).where(tasks.c.name == name).values(**clean_values(moves)).returning(tasks)
             task = decode_task((await fetch_row(connection, changed)) or {})

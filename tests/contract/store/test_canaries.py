@@ -23,7 +23,7 @@ from server.domain import (
     VerifyMode,
     new_id,
 )
-from server.errors import Conflict, Fenced
+from server.errors import Conflict, Fenced, NotFound
 from server.settings import LogSettings
 from server.store.adapters import AdapterStore
 from server.store.canaries import CanaryStore
@@ -182,6 +182,69 @@ async def test_a_candidate_is_rejected_once(shop: Database) -> None:
         await canaries.reject("t@2", Hand("key_1", "no"))
     with pytest.raises(Conflict, match="champion"):
         await canaries.reject("t@1", Hand("key_1", "no"))
+
+
+@pytest.mark.parametrize("rejected_by", ["a person", "the command line"])
+async def test_what_is_rejected_while_it_is_loaded_never_serves(shop: Database, rejected_by: str) -> None:
+    adapters = AdapterStore(shop)
+    if rejected_by == "a person":
+        await CanaryStore(shop).reject("t@2", Hand("key_1", "no"))
+    else:
+        await adapters.set_status("t@2", AdapterStatus.REJECTED, only_from=(AdapterStatus.CANDIDATE,))
+    before = await stand(shop)
+    with pytest.raises(Conflict, match="rejected meanwhile"):
+        await TaskStore(shop).flip_champion("t", "t@2", expected_generation=1, hand=Hand("key_2", "yes", forced=True))
+    with pytest.raises(Conflict, match="rejected meanwhile"):
+        await begin(shop)
+    assert await stand(shop) == before
+
+
+async def test_what_serves_is_rejected_by_nobody(shop: Database) -> None:
+    await begin(shop)
+    for name, says in (("t@1", "champion"), ("t@2", "canary")):
+        with pytest.raises(Conflict, match=says):
+            await AdapterStore(shop).set_status(name, AdapterStatus.REJECTED, only_from=(AdapterStatus.CANDIDATE,))
+    with pytest.raises(NotFound):
+        await AdapterStore(shop).set_status("t@9", AdapterStatus.REJECTED, only_from=(AdapterStatus.CANDIDATE,))
+
+
+async def test_one_that_is_promoted_and_rejected_at_once_ends_as_one_of_the_two(shop: Database) -> None:
+    moves = [
+        TaskStore(shop).flip_champion("t", "t@2", expected_generation=1),
+        CanaryStore(shop).reject("t@2", Hand("key_1", "no")),
+    ]
+    results = await asyncio.gather(*moves, return_exceptions=True)
+    assert [type(result).__name__ for result in results] in (["Task", "Conflict"], ["Conflict", "NoneType"])
+    now = await stand(shop)
+    assert (now["serves"][:3], now["t@2"]) in (("t@2", "champion"), ("t@1", "rejected"))
+
+
+@pytest.mark.parametrize("came_to", ["champion", "canary", "rolled back", "nothing"])
+async def test_a_lost_rounds_adapter_says_how_it_ends(database: Database, came_to: str) -> None:
+    tasks, rounds = TaskStore(database), RoundStore(database)
+    await tasks.create(Task("t"))
+    leased = await rounds.lease((await rounds.create("t", {})).id, "w")
+    await AdapterStore(database).add(Adapter("t@2", "t", "/2", {}, round_id=leased.id))
+    await rounds.update(leased.id, leased.epoch, adapter="t@2")
+    await rounds.request_cancel(leased.id)
+    if came_to == "champion":
+        await tasks.flip_champion("t", "t@2", expected_generation=0)
+    elif came_to != "nothing":
+        await CanaryStore(database).begin(replace(CANARY, champion=""), expected_generation=0, event=EVENT)
+    if came_to == "rolled back":
+        canary = await CanaryStore(database).find_running("t")
+        await CanaryStore(database).end(canary, CanaryState.ROLLED_BACK, "worse", {}, event=EVENT, ended_at=1.0)
+    await asyncio.sleep(0.03)
+    (row,) = await rounds.reap(lost_after_s=0.02)
+    ends = {
+        "champion": RoundState.PROMOTED,
+        "canary": RoundState.INCONCLUSIVE,
+        "rolled back": RoundState.REGRESSED,
+        "nothing": RoundState.CANCELLED,
+    }
+    assert (row.state, row.ended_at > 0) == (ends[came_to], True)
+    assert row.reason.endswith("lost its worker w, lease 1")
+    assert ("before this" in row.reason) is (came_to != "nothing")
 
 
 def make_episode(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.domain import Adapter, AdapterStatus, RoundState, Task
+from server.domain import Adapter, AdapterStatus, Canary, CanaryPolicy, CanaryStep, Event, RoundState, Task
 from server.errors import EngineUnavailable
 from server.settings import Settings
 from tests.fixtures.engines import ScriptedEngine
@@ -103,7 +103,7 @@ async def test_the_recipe_is_of_what_updates_follow_from(stores, tmp_path):
     assert fingerprint(desk, replace(start, files={"a": "other"})) != recipe
 
 
-@pytest.mark.parametrize("serves", [False, True])
+@pytest.mark.parametrize("serves", [None, RoundState.PROMOTED, RoundState.INCONCLUSIVE])
 async def test_what_a_dead_trainer_left_is_cleared_up(stores, tmp_path, serves):
     await stores.tasks.create(Task("sql"))
     folder, saved = tmp_path / "rd", tmp_path / "adapters" / "sql@1"
@@ -112,13 +112,17 @@ async def test_what_a_dead_trainer_left_is_cleared_up(stores, tmp_path, serves):
     await stores.adapters.add(Adapter("sql@1", "sql", str(saved), {}))
     engine = ScriptedEngine()
     engine.adapters = dict.fromkeys(("sql@1", "sql@1.2-0123ab", "sql@1.1-ffffff", "other@1.1-ffffff", "sql@7"), "/")
-    if serves:
+    if serves is RoundState.PROMOTED:
         await stores.tasks.flip_champion("sql", "sql@1", expected_generation=0)
+    elif serves:  # it is on trial, and the trial says how the round ends
+        canary = Canary("cn_1", "sql", "sql@1", "", CanaryPolicy(), (CanaryStep(0.1, 1.0),))
+        await stores.canaries.begin(canary, expected_generation=0, event=Event("canary.begun", "sql@1", "round"))
     row = replace((await sit_down(stores, tmp_path)).round, adapter="sql@1")
     assert await leftovers.clear_up(row, folder, engine, stores.adapters, stores.tasks) is serves
     status = (await stores.adapters.get("sql@1")).status
-    assert status is (AdapterStatus.CHAMPION if serves else AdapterStatus.REJECTED)
-    assert saved.exists() is serves
+    stands = {RoundState.PROMOTED: AdapterStatus.CHAMPION, RoundState.INCONCLUSIVE: AdapterStatus.CANARY}
+    assert status is stands.get(serves, AdapterStatus.REJECTED)
+    assert saved.exists() is (serves is not None)
     if not serves:
         assert set(engine.adapters) == {"other@1.1-ffffff", "sql@7"}
         assert not (folder / "pushes").exists()

@@ -15,7 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from server.adapters.hot_swap import Probe, hash_file
+from server.adapters.files import hash_file
+from server.adapters.probing import Probe
 from trainer.errors import RoundFailed
 from trainer.settings import TrainerSettings
 

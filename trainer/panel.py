@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from server.adapters.hot_swap import check_files, push
+from server.adapters.files import check_files
+from server.adapters.loading import push
 from server.domain import (
     BASE_ADAPTER,
     Adapter,

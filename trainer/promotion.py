@@ -1,7 +1,7 @@
 """Takes a candidate out of torch and into the engine: the pushes inside a round, the saved adapter, the promotion.
 
 Called by trainer.round. Every load and every row is fenced: the caller proves that it still holds the round first. It
-must never move an adapter in the engine but through server.adapters.hot_swap.
+must never move an adapter in the engine but through server.adapters.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from server.adapters.hot_swap import hash_file, push
+from server.adapters.files import hash_file
+from server.adapters.loading import push
 from server.adapters.preflight import explain_refusal
 from server.domain import Adapter, AdapterStatus, Round, Task
 from server.engine.base import Engine

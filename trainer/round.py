@@ -210,7 +210,7 @@ async def promote(
             tried = f"its canary begins with {100 * policy.canary.share:g} % of live traffic"
             return RoundState.INCONCLUSIVE, f"passed the gate; {tried}: {reason}"
         await hot_swap.promote(
-            adapter.name, drain_timeout_s=desk.options.drain_timeout_s, reason=reason, **ours, **desk.rooms.for_swap()
+            adapter.name, desk.rooms, drain_timeout_s=desk.options.drain_timeout_s, reason=reason, **ours
         )
     except Conflict as error:
         return RoundState.INCONCLUSIVE, f"passed the gate, but the champion changed meanwhile ({error}): {reason}"

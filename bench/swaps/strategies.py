@@ -18,16 +18,13 @@ import msgspec
 from bench.swaps.client import CutError, Said, StreamClient
 from bench.swaps.world import TASK, Served, World
 from server.adapters import hot_swap
-from server.adapters.hot_swap import hash_file
+from server.adapters.files import hash_file
+from server.adapters.rooms import SwapRooms
 from server.domain import Adapter
 from server.engine.replicas import Replicas, open_replicas
 from server.engine.sglang import SGLangEngine
 from server.store.adapters import AdapterStore
 from server.store.database import Database
-from server.store.events import EventStore
-from server.store.holds import HoldStore
-from server.store.presence import PresenceStore
-from server.store.tasks import TaskStore
 
 TOKENS = 16
 BODY: dict[str, Any] = {
@@ -71,17 +68,7 @@ class HotSwap:
 
     async def swap(self, adapter: str) -> None:
         """Promote it, as `mulligan adapters promote` does."""
-        database = self.database
-        await hot_swap.promote(
-            adapter,
-            engine=self.engine,
-            tasks=TaskStore(database),
-            adapters=AdapterStore(database),
-            presence=PresenceStore(database),
-            events=EventStore(database),
-            holds=HoldStore(database),
-            actor="bench",
-        )
+        await hot_swap.promote(adapter, SwapRooms.open(self.database, self.engine), actor="bench")
 
 
 class StopTheWorld:

@@ -7,22 +7,19 @@ the generation it was decided on. A process that is killed in between leaves an 
 the sweep of orphans finds, and never a task without a champion or with two.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
 
-from server.adapters import hot_swap
 from server.adapters.canary_rule import Decision, Move, decide, slow_bound_ms
-from server.adapters.hot_swap import DRAIN_TIMEOUT_S
-from server.adapters.probing import Probe, probe_everywhere
+from server.adapters.hot_swap import promote
+from server.adapters.loading import brought_in, load
+from server.adapters.probing import Probe
 from server.adapters.rooms import SwapRooms
-from server.adapters.unloading import held, wait_until_seen
+from server.adapters.unloading import DRAIN_TIMEOUT_S, retire
 from server.domain import (
-    BASE_ADAPTER,
-    Adapter,
     AdapterStatus,
     Canary,
     CanaryPolicy,
@@ -32,7 +29,8 @@ from server.domain import (
     Task,
     new_id,
 )
-from server.errors import AdapterRefused, Conflict, MulliganError, NotFound, StoreUnavailable
+from server.errors import AdapterRefused, Conflict, MulliganError, StoreUnavailable
+from server.store.fencing import RoundEpoch
 from server.store.moves import Hand
 
 WORKER = "canary"
@@ -53,14 +51,15 @@ async def begin_canary(
     hand: Hand | None = None,
     probe: Probe | None = None,
     expected_generation: int | None = None,
-    epoch_of_round: tuple[str, int] | None = None,
+    epoch_of_round: RoundEpoch | None = None,
 ) -> Task:
     """Let an adapter's first share of its task's conversations begin with it, and return the task.
 
     Raises: NotFound, Conflict (the task has a canary, it serves already, or what serves moved meanwhile), Fenced,
         AdapterRefused, the engine's errors.
     """
-    adapter, task = await _find_both(name, rooms)
+    adapter = await rooms.find_adapter(name)
+    task = await rooms.find_task(adapter.task)
     if name in (task.champion, task.canary):
         raise Conflict(f"{name!r} serves task {task.name!r} already.")
     if adapter.status is AdapterStatus.REJECTED:
@@ -69,36 +68,24 @@ async def begin_canary(
         raise Conflict(
             f"Task {task.name!r} has the canary {task.canary!r}: promote it, reject it or roll it back first."
         )
-    generation = task.generation if expected_generation is None else expected_generation
     forced = bool(hand and hand.forced) or adapter.forced
     before = await rooms.figures.read_before(task.name, task.champion)
-    details = {"share": policy.share, "champion": task.champion, "forced": forced}
-    async with held(name, rooms.holds):
-        loaded_now = await _load(adapter, rooms)
-        try:
-            if probe is not None:
-                details["probe_gap"] = await probe_everywhere(rooms.engine, name, probe)
-            await wait_until_seen(name, presence=rooms.presence)
-            now = time.time()
-            canary = Canary(
-                new_id("cn"),
-                task.name,
-                name,
-                task.champion,
-                policy,
-                (CanaryStep(policy.share, now),),
-                baseline=before,
-                forced=forced,
-                started_at=now,
-            )
-            event = Event("canary.begun", name, actor, {**details, "comment": hand.comment if hand else ""}, now)
-            return await rooms.canaries.begin(
-                canary, expected_generation=generation, event=event, hand=hand, epoch_of_round=epoch_of_round
-            )
-        except MulliganError:
-            if loaded_now:
-                await hot_swap.unload_quietly(rooms.engine, rooms.tasks, adapter)
-            raise
+    comment = hand.comment if hand else ""
+    details = {"share": policy.share, "champion": task.champion, "forced": forced, "comment": comment}
+    async with brought_in(adapter, rooms, probe) as found:
+        now = time.time()
+        step = CanaryStep(policy.share, now)
+        canary = Canary(
+            new_id("cn"), task.name, name, task.champion, policy, (step,),
+            baseline=before, forced=forced, started_at=now,
+        )  # fmt: skip
+        return await rooms.canaries.begin(
+            canary,
+            expected_generation=task.generation if expected_generation is None else expected_generation,
+            event=Event("canary.begun", name, actor, {**details, **found}, now),
+            hand=hand,
+            epoch_of_round=epoch_of_round,
+        )
 
 
 async def end_canary(
@@ -121,7 +108,7 @@ async def end_canary(
     event = Event(kind, canary.adapter, actor, details, now)
     task = await rooms.canaries.end(canary, state, reason, canary.report, event=event, hand=hand, ended_at=now)
     _log.warning("canary_ended", task=canary.task, adapter=canary.adapter, reason=reason, actor=actor)
-    await hot_swap.retire(canary.adapter, task, actor=actor, timeout_s=drain_timeout_s, **_for_retiring(rooms))
+    await retire(canary.adapter, task, rooms, actor=actor, timeout_s=drain_timeout_s)
     return task
 
 
@@ -186,13 +173,13 @@ class CanaryKeeper:
             _log.info("canary_widened", task=canary.task, adapter=canary.adapter, share=step.share)
         else:
             await rooms.canaries.note(canary, decision.report)
-            await hot_swap.promote(
+            await promote(
                 canary.adapter,
+                rooms,
                 actor=WORKER,
                 reason=decision.reason,
                 expected_generation=canary.generation,
                 drain_timeout_s=self._drain_timeout_s,
-                **rooms.for_swap(),
             )
             _log.info("canary_promoted", task=canary.task, adapter=canary.adapter, reason=decision.reason)
         return decision.move is not Move.STAY
@@ -209,26 +196,7 @@ async def _find_breakage(canary: Canary, rooms: SwapRooms) -> str | None:
     try:
         if adapter is None:
             raise AdapterRefused("it is not in the database")
-        await _load(adapter, rooms)
+        await load(rooms.engine, adapter)
     except AdapterRefused as error:
         return f"it cannot be loaded any more: {error}"
     return None
-
-
-async def _load(adapter: Adapter, rooms: SwapRooms) -> bool:
-    await asyncio.to_thread(hot_swap.check_files, adapter)
-    return await hot_swap.push(rooms.engine, adapter.name, adapter.path)
-
-
-async def _find_both(name: str, rooms: SwapRooms) -> tuple[Adapter, Task]:
-    adapter = await rooms.adapters.get(name) if name != BASE_ADAPTER else None
-    if adapter is None:
-        raise NotFound(f"There is no adapter {name!r}.")
-    task = await rooms.tasks.get(adapter.task)
-    if task is None:
-        raise NotFound(f"There is no task {adapter.task!r}.")
-    return adapter, task
-
-
-def _for_retiring(rooms: SwapRooms) -> dict:
-    return {name: room for name, room in rooms.for_swap().items() if name != "adapters"}

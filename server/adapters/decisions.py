@@ -6,11 +6,11 @@ forced, that a decision has a name and a reason on it, and that one rolls back o
 
 from dataclasses import dataclass
 
-from server.adapters import hot_swap
 from server.adapters.canary import begin_canary, end_canary
+from server.adapters.hot_swap import promote, rollback
 from server.adapters.rooms import SwapRooms
 from server.domain import BASE_ADAPTER, Adapter, AdapterStatus, CanaryPolicy, Round, RoundState, Task
-from server.errors import Conflict, InvalidRequest, NotFound
+from server.errors import Conflict, InvalidRequest
 from server.store.moves import Hand
 from server.store.withdrawals import TRAINED_ON_REVOKED
 
@@ -46,7 +46,7 @@ async def needs_force(name: str, rooms: SwapRooms) -> bool:
 
     Raises: NotFound.
     """
-    adapter = await _find(name, rooms)
+    adapter = await rooms.find_adapter(name)
     made_by = await rooms.rounds.get(adapter.round_id) if adapter.round_id else None
     return adapter.forced or not passed_gate(adapter, made_by)
 
@@ -61,16 +61,16 @@ async def promote_by_hand(
 
     Raises: InvalidRequest without a comment, NotFound, Conflict, AdapterRefused, the engine's errors.
     """
-    adapter = await _find(name, rooms)
+    adapter = await rooms.find_adapter(name)
     hand = Hand(actor, _check_comment(comment), forced=await needs_force(name, rooms))
     if hand.forced and not force:
         raise Conflict(f"The gate did not pass {name!r}: `force` promotes it all the same, marked as forced for good.")
-    task = await _find_task(adapter.task, rooms)
+    task = await rooms.find_task(adapter.task)
     policy = task.training.canary
     as_canary = policy is not None if canary is None else canary
     if as_canary and task.canary != name:
         return await begin_canary(name, policy or CanaryPolicy(), rooms, actor=actor, hand=hand)
-    return await hot_swap.promote(name, actor=actor, hand=hand, **rooms.for_swap())
+    return await promote(name, rooms, actor=actor, hand=hand)
 
 
 async def reject_by_hand(name: str, comment: str, rooms: SwapRooms, *, actor: str) -> Adapter:
@@ -78,13 +78,13 @@ async def reject_by_hand(name: str, comment: str, rooms: SwapRooms, *, actor: st
 
     Raises: InvalidRequest without a comment, NotFound, Conflict for what is neither.
     """
-    adapter, hand = await _find(name, rooms), Hand(actor, _check_comment(comment))
+    adapter, hand = await rooms.find_adapter(name), Hand(actor, _check_comment(comment))
     canary = await rooms.canaries.find_running(adapter.task)
     if canary is not None and canary.adapter == name:
         await end_canary(canary, rooms, reason=f"rejected by {actor}: {hand.comment}", actor=actor, hand=hand)
     else:
         await rooms.canaries.reject(name, hand)
-    return await _find(name, rooms)
+    return await rooms.find_adapter(name)
 
 
 async def plan_rollback(task_name: str, to: str | None, rooms: SwapRooms) -> RollbackPlan:
@@ -94,7 +94,7 @@ async def plan_rollback(task_name: str, to: str | None, rooms: SwapRooms) -> Rol
 
     Raises: NotFound, Conflict where there is nothing to change, or `to` never was champion.
     """
-    task = await _find_task(task_name, rooms)
+    task = await rooms.find_task(task_name)
     former = [one.name for one in await rooms.adapters.list(task_name) if one.status is AdapterStatus.RETIRED]
     after = await _choose_champion(task, to, former, rooms)
     if after == task.champion and not task.canary:
@@ -111,13 +111,11 @@ async def roll_back(plan: RollbackPlan, comment: str, rooms: SwapRooms, *, actor
 
     Raises: Conflict where it moved meanwhile, AdapterRefused, the engine's errors.
     """
-    task = await _find_task(plan.task, rooms)
+    task = await rooms.find_task(plan.task)
     if (task.champion, task.canary) != (plan.champion_before, plan.canary):
         raise Conflict(f"What serves the task {plan.task!r} moved meanwhile: look again.")
     if plan.champion_after != plan.champion_before:
-        return await hot_swap.rollback(
-            plan.task, actor=actor, to=plan.champion_after, comment=comment, **rooms.for_swap()
-        )
+        return await rollback(plan.task, rooms, actor=actor, to=plan.champion_after, comment=comment)
     canary = await rooms.canaries.find_running(plan.task)
     if canary is None:
         raise Conflict(f"The canary of task {plan.task!r} ended meanwhile: look again.")
@@ -131,10 +129,10 @@ async def _choose_champion(task: Task, to: str | None, former: list[str], rooms:
             return task.champion
         if task.champion == BASE_ADAPTER:
             raise Conflict(f"Task {task.name!r} is served by the base model; there is nothing to roll back to.")
-        return (await _find(task.champion, rooms)).parent
+        return (await rooms.find_adapter(task.champion)).parent
     if to in (BASE_WORD, BASE_ADAPTER):
         return BASE_ADAPTER
-    adapter = await _find(to, rooms)
+    adapter = await rooms.find_adapter(to)
     if to == task.champion or to in former:
         return to
     if adapter.task != task.name:
@@ -151,17 +149,3 @@ def _check_comment(comment: str) -> str:
 
 def _name(adapter: str) -> str:
     return adapter or "the base model"
-
-
-async def _find(name: str, rooms: SwapRooms) -> Adapter:
-    adapter = await rooms.adapters.get(name)
-    if adapter is None:
-        raise NotFound(f"There is no adapter {name!r}.")
-    return adapter
-
-
-async def _find_task(name: str, rooms: SwapRooms) -> Task:
-    task = await rooms.tasks.get(name)
-    if task is None:
-        raise NotFound(f"There is no task {name!r}.")
-    return task

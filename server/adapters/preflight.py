@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from server.adapters.hot_swap import check_files
+from server.adapters.files import check_files
 from server.adapters.model_files import fingerprint_model
 from server.domain import BASE_ADAPTER, Adapter, Check, CheckState, Task
 from server.engine.inspection import EngineFacts

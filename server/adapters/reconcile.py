@@ -5,14 +5,13 @@ whenever an engine lost its adapters (it was restarted) or returns. What serves 
 It never loads files that are not those that were saved, and never unloads what may still be used: `HoldStore.find_use`.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
-from server.adapters.hot_swap import check_files, push
+from server.adapters.loading import load, push
 from server.adapters.unloading import PRESENCE_MAX_AGE_S, unload_unused
 from server.domain import BASE_ADAPTER, Adapter, Task
 from server.engine.base import Engine
@@ -79,7 +78,7 @@ class ServingShelf:
                 if name in self._also:
                     await push(engine, name, self._also[name])
                 else:
-                    await _load(engine, await self._adapters.get(name), name)
+                    await load(engine, await self._find(name))
             except AdapterRefused as error:
                 self._refused[name] = (time.monotonic(), str(error))
                 _log.warning(
@@ -88,6 +87,12 @@ class ServingShelf:
             else:
                 self._refused.pop(name, None)
                 _log.info("adapter_loaded", adapter=name, engine=[*engine.replicas()])
+
+    async def _find(self, name: str) -> Adapter:
+        adapter = await self._adapters.get(name)
+        if adapter is None:
+            raise AdapterRefused(f"the adapter {name} is not in the database")
+        return adapter
 
 
 def name_serving(tasks: Collection[Task]) -> set[str]:
@@ -140,10 +145,3 @@ class OrphanSweep:
             except MulliganError:
                 continue  # the looks at it tell
         return {name for name in loaded if _OURS.fullmatch(name)}
-
-
-async def _load(engine: Engine, adapter: Adapter | None, name: str) -> bool:
-    if adapter is None:
-        raise AdapterRefused(f"the adapter {name} is not in the database")
-    await asyncio.to_thread(check_files, adapter)
-    return await push(engine, adapter.name, adapter.path)

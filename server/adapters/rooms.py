@@ -1,9 +1,10 @@
 """What moving an adapter takes: the engines, and every table that a move reads or writes."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from server.domain import Adapter, Task
 from server.engine.base import Engine
+from server.errors import NotFound
 from server.store.adapters import AdapterStore
 from server.store.canaries import CanaryStore
 from server.store.canary_figures import CanaryFigures
@@ -37,7 +38,16 @@ class SwapRooms:
         watched = PresenceStore(database), EventStore(database), HoldStore(database)
         return cls(engine, tasks, adapters, rounds, canaries, figures, *watched)
 
-    def for_swap(self) -> dict[str, Any]:
-        """Name those that `server.adapters.hot_swap` takes."""
-        names = ("engine", "tasks", "adapters", "presence", "events", "holds")
-        return {name: getattr(self, name) for name in names}
+    async def find_adapter(self, name: str) -> Adapter:
+        """Read an adapter. Raises: NotFound."""
+        adapter = await self.adapters.get(name)
+        if adapter is None:
+            raise NotFound(f"There is no adapter {name!r}.")
+        return adapter
+
+    async def find_task(self, name: str) -> Task:
+        """Read a task. Raises: NotFound."""
+        task = await self.tasks.get(name)
+        if task is None:
+            raise NotFound(f"There is no task {name!r}.")
+        return task

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from server.adapters import hot_swap
-from server.adapters.hot_swap import hash_file
+from server.adapters.files import hash_file
+from server.adapters.rooms import SwapRooms
 from server.domain import Adapter, Task
 from server.engine.sglang import SGLangEngine
 from server.store.adapters import AdapterStore
@@ -207,15 +208,11 @@ def swap(database_url: str, engine_url: str, champion: str) -> int:
 
     async def work(database: Database) -> int:
         engine = SGLangEngine(engine_url, model_name="base", timeout_s=30)
-        rooms = {
-            "engine": engine, "tasks": TaskStore(database), "adapters": AdapterStore(database),
-            "presence": PresenceStore(database), "events": EventStore(database), "actor": "test",
-            "drain_timeout_s": 60.0,
-        }  # fmt: skip
+        rooms, how = SwapRooms.open(database, engine), {"actor": "test", "drain_timeout_s": 60.0}
         try:
             if champion:
-                return (await hot_swap.promote(champion, **rooms)).generation
-            return (await hot_swap.rollback("letters", **rooms)).generation
+                return (await hot_swap.promote(champion, rooms, **how)).generation
+            return (await hot_swap.rollback("letters", rooms, **how)).generation
         finally:
             await engine.close()
 

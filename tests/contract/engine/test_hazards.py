@@ -39,7 +39,7 @@ import psutil
 import pytest
 
 import server.engine.sglang
-from server.adapters.hot_swap import push
+from server.adapters.loading import push
 from server.adapters.probing import Probe, probe
 from server.engine.launch import engine_command
 from server.engine.sglang import SGLangEngine

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server import app as application
-from server.adapters.hot_swap import hash_file
+from server.adapters.files import hash_file
 from server.adapters.model_files import fingerprint_model
 from server.api.champion_files import ChampionFiles
 from server.api.watch import Readiness

@@ -18,7 +18,8 @@ import pytest
 from bench.swaps.letters import letter_of, make_adapter, make_model
 from bench.swaps.strategies import BODY, TOKENS
 from server.adapters import hot_swap
-from server.adapters.hot_swap import hash_file
+from server.adapters.files import hash_file
+from server.adapters.rooms import SwapRooms
 from server.domain import Adapter, Task
 from server.engine.launch import engine_command
 from server.engine.replicas import open_replicas
@@ -26,8 +27,6 @@ from server.settings import EngineSettings
 from server.store import migrations
 from server.store.adapters import AdapterStore
 from server.store.database import Database
-from server.store.events import EventStore
-from server.store.holds import HoldStore
 from server.store.presence import PresenceStore
 from server.store.tasks import TaskStore
 
@@ -134,16 +133,7 @@ class Shop:
     async def promote(self, name: str) -> Task:
         replicas = open_replicas(self.engines)
         try:
-            return await hot_swap.promote(
-                name,
-                engine=replicas,
-                tasks=TaskStore(self.database),
-                adapters=AdapterStore(self.database),
-                presence=PresenceStore(self.database),
-                events=EventStore(self.database),
-                holds=HoldStore(self.database),
-                actor="test",
-            )
+            return await hot_swap.promote(name, SwapRooms.open(self.database, replicas), actor="test")
         finally:
             await replicas.close()
 

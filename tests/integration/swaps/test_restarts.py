@@ -137,7 +137,7 @@ async def _answered(asking: Asking, since: float, count: int) -> bool:
 async def test_an_engine_that_this_process_cannot_reach_but_the_api_asks_stops_a_promotion(
     letters, open_shop, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("server.adapters.hot_swap.wait_until_seen", _in_a_hurry)
+    monkeypatch.setattr("server.adapters.loading.wait_until_seen", _in_a_hurry)
     with run_engine("local", letters, tmp_path) as first, run_engine("local", letters, tmp_path) as second:
         shop: Shop = await open_shop(first.url, second.url)
         with serve_api(shop.data_dir, shop.database_url, first.url, engine=shop.engines):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.adapters.hot_swap import hash_file
+from server.adapters.files import hash_file
 from tests.integration.trainer.tiny import TARGETS, make_model
 from trainer import lora
 from trainer.errors import RoundFailed

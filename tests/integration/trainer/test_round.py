@@ -157,10 +157,7 @@ async def test_a_regressed_round_leaves_nothing(monkeypatch, stores, settings, e
     assert not list((desk.folder / "pushes").iterdir())
     assert not [name for name in (await engine.state()).adapters if name.startswith("letters@")]
     with pytest.raises(Conflict, match="was rejected: by the gate"):
-        await hot_swap.promote(
-            "letters@1", engine=engine, tasks=stores.tasks, adapters=stores.adapters, presence=stores.presence,
-            events=stores.events, actor="test",
-        )  # fmt: skip
+        await hot_swap.promote("letters@1", desk.rooms, actor="test")
     assert (await stores.tasks.get("letters")).champion == ""
     assert await find_start(await sit_down(stores, settings, engine, task, steps=1)) is None
 

@@ -9,7 +9,8 @@ import pytest
 from openai import OpenAI
 
 from server.adapters import hot_swap
-from server.adapters.hot_swap import hash_file
+from server.adapters.files import hash_file
+from server.adapters.rooms import SwapRooms
 from server.domain import Adapter, Task
 from tests.fixtures.models import make_adapter
 from tests.fixtures.server import make_keys, serve_api
@@ -64,18 +65,17 @@ async def test_no_request_fails_and_each_answer_is_its_adapters(settings, model_
         ]
         for thread in threads:
             thread.start()
-        rooms = {
-            "engine": engine, "tasks": stores.tasks, "adapters": stores.adapters, "presence": stores.presence,
-            "events": stores.events, "actor": "test", "drain_timeout_s": 30.0,
-        }  # fmt: skip
+        of, how = stores, {"actor": "test", "drain_timeout_s": 30.0}
+        moved = of.tasks, of.adapters, of.rounds, of.canaries, of.figures
+        rooms = SwapRooms(engine, *moved, of.presence, of.events, of.holds)
         try:
             served = [""]
             for swap in ("letters@1", "letters@2", "back", "letters@2", "back"):
                 await _wait_for_answers(seen, served[-1])
                 if swap == "back":
-                    task = await hot_swap.rollback("letters", **rooms)
+                    task = await hot_swap.rollback("letters", rooms, **how)
                 else:
-                    task = await hot_swap.promote(swap, **rooms)
+                    task = await hot_swap.promote(swap, rooms, **how)
                 served.append(task.champion)
             await _wait_for_answers(seen, served[-1])
         finally:

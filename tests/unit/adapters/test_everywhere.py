@@ -97,8 +97,6 @@ async def test_what_is_being_promoted_is_held_and_released():
     with pytest.raises(Conflict, match="being unloaded"):
         async with held("a@1", Holds(busy=99), timeout_s=0.05):
             raise AssertionError
-    async with held("", Holds(busy=99), timeout_s=0.05):  # the base needs no hold
-        pass
 
 
 async def test_what_is_used_or_held_is_not_unloaded():

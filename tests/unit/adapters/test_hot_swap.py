@@ -6,13 +6,33 @@ from types import SimpleNamespace
 import pytest
 
 from server.adapters import hot_swap
-from server.adapters.hot_swap import Probe, hash_file
+from server.adapters.files import hash_file
+from server.adapters.loading import push
+from server.adapters.probing import Probe
+from server.adapters.rooms import SwapRooms
 from server.domain import Adapter, AdapterStatus, Task, Usage
 from server.engine.base import Completion, EngineState
 from server.errors import AdapterRefused, Conflict, EngineUnavailable, NotFound, StoreUnavailable
 from server.store.moves import Hand
 
+HOW = {"actor": "test", "drain_timeout_s": 0.3}
 PROBE = Probe((1, 2), (5, 6), (-0.1, -0.2), 0.01)
+
+
+class FreeHolds:
+    """A hold store in which nobody is in the way."""
+
+    async def hold(self, adapter):
+        return True
+
+    begin_unload = hold
+
+    async def release(self, adapter): ...
+
+    end_unload = release
+
+    async def find_use(self, adapter, *, except_round=""):
+        return ""
 
 
 class World:
@@ -38,17 +58,17 @@ class World:
             state=self.state, load_adapter=self.load, unload_adapter=self.unload, complete_ids=self.complete_ids
         )
         engine.replicas = lambda: {"only": engine}
-        tasks = SimpleNamespace(get=self.get_task, flip_champion=self.flip)
-        adapters = SimpleNamespace(get=self.get_adapter)
-        return {
-            "engine": engine,
-            "tasks": tasks,
-            "adapters": adapters,
-            "presence": SimpleNamespace(live=self.live),
-            "events": SimpleNamespace(add=self.add_event),
-            "actor": "test",
-            "drain_timeout_s": 0.3,
-        }
+        return SwapRooms(
+            engine,
+            tasks=SimpleNamespace(get=self.get_task, flip_champion=self.flip),
+            adapters=SimpleNamespace(get=self.get_adapter),
+            rounds=None,
+            canaries=None,
+            figures=None,
+            presence=SimpleNamespace(live=self.live),
+            events=SimpleNamespace(add=self.add_event),
+            holds=FreeHolds(),
+        )
 
     async def state(self):
         return EngineState("base", dict(self.loaded))
@@ -111,7 +131,7 @@ def make_process(*reports):
 
 async def test_the_order_of_a_promotion(world):
     world.live_processes = [make_process((3, 2), (4, 2), (4, 0)), make_process((4, 0))]
-    task = await hot_swap.promote("t@2", **world.rooms(), probe=PROBE)
+    task = await hot_swap.promote("t@2", world.rooms(), **HOW, probe=PROBE)
     assert world.told == ["load t@2", "probe t@2", "flip t@2", "unload t@1"]
     assert (task.champion, task.generation) == ("t@2", 4)
     assert world.shelf["t@2"].status is AdapterStatus.CHAMPION
@@ -121,7 +141,7 @@ async def test_the_order_of_a_promotion(world):
 
 
 async def test_what_a_human_forces_is_marked(world):
-    await hot_swap.promote("t@2", **world.rooms(), hand=Hand("test", "now", forced=True))
+    await hot_swap.promote("t@2", world.rooms(), **HOW, hand=Hand("test", "now", forced=True))
     assert world.shelf["t@2"].forced
     assert world.events[0].details["forced"]
 
@@ -129,7 +149,7 @@ async def test_what_a_human_forces_is_marked(world):
 @pytest.mark.parametrize("stuck", [(3, 0), (4, 1)])
 async def test_an_adapter_in_use_is_left_loaded(world, stuck):
     world.live_processes = [make_process(stuck)]
-    task = await hot_swap.promote("t@2", **world.rooms())
+    task = await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert task.champion == "t@2"
     assert "unload t@1" not in world.told
     assert [event.kind for event in world.events] == ["adapter.promoted", "adapter.left_loaded"]
@@ -137,10 +157,10 @@ async def test_an_adapter_in_use_is_left_loaded(world, stuck):
 
 async def test_a_process_that_is_coming_up_is_waited_for(world):
     world.live_processes = [lambda: SimpleNamespace(id="api", acknowledged={}, in_flight={}, replicas={})]
-    await hot_swap.promote("t@2", **world.rooms())
+    await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert "unload t@1" not in world.told
     world.live_processes = [make_process((5, 0))]
-    await hot_swap.rollback("t", **world.rooms())
+    await hot_swap.rollback("t", world.rooms(), **HOW)
     assert "unload t@2" in world.told
 
 
@@ -155,14 +175,14 @@ async def test_a_process_that_is_coming_up_is_waited_for(world):
 async def test_an_engine_that_answers_with_something_else_is_found_out(world, tokens, logprobs, says):
     world.answer = Completion({}, "stop", Usage(), (1, 2), tokens, logprobs)
     with pytest.raises(AdapterRefused, match=says):
-        await hot_swap.promote("t@2", **world.rooms(), probe=PROBE)
+        await hot_swap.promote("t@2", world.rooms(), **HOW, probe=PROBE)
     assert world.task.champion == "t@1"
     assert "t@2" not in world.loaded
 
 
 async def test_another_flip_wins(world):
     with pytest.raises(Conflict):
-        await hot_swap.promote("t@2", **world.rooms(), expected_generation=2)
+        await hot_swap.promote("t@2", world.rooms(), **HOW, expected_generation=2)
     assert world.told == ["load t@2", "unload t@2"]
     assert world.shelf["t@1"].status is AdapterStatus.CHAMPION
 
@@ -173,9 +193,9 @@ async def test_who_loses_to_another_promotion_of_the_same_adapter_leaves_it_load
         raise Conflict("another process was quicker")
 
     rooms = world.rooms()
-    rooms["tasks"].flip_champion = flip
+    rooms.tasks.flip_champion = flip
     with pytest.raises(Conflict):
-        await hot_swap.promote("t@2", **rooms)
+        await hot_swap.promote("t@2", rooms, **HOW)
     assert world.told == ["load t@2"]
     assert "t@2" in world.loaded
 
@@ -187,64 +207,78 @@ async def test_an_adapter_that_another_process_loads_meanwhile_is_loaded_once(wo
         world.loaded[name] = path
         raise AdapterRefused(f"{name} is already loaded")
 
-    engine = world.rooms()["engine"]
+    engine = world.rooms().engine
     engine.load_adapter = refuse
-    assert not await hot_swap.push(engine, "t@2", path)
+    assert not await push(engine, "t@2", path)
 
     async def break_down(name, path):
         raise AdapterRefused("wrong rank")
 
     engine.load_adapter = break_down
     with pytest.raises(AdapterRefused, match="wrong rank"):
-        await hot_swap.push(engine, "t@3", path)
+        await push(engine, "t@3", path)
 
 
 async def test_files_that_changed_are_refused(world, tmp_path):
     (tmp_path / "t@2" / "adapter_model.safetensors").write_text("something else")
     with pytest.raises(AdapterRefused, match="is not the one that was registered"):
-        await hot_swap.promote("t@2", **world.rooms())
+        await hot_swap.promote("t@2", world.rooms(), **HOW)
     (tmp_path / "t@2" / "adapter_model.safetensors").unlink()
     with pytest.raises(AdapterRefused, match="lacks its file"):
-        await hot_swap.promote("t@2", **world.rooms())
+        await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert world.told == []
 
 
 async def test_a_name_is_written_once(world):
     world.loaded["t@2"] = "/somewhere/else"
     with pytest.raises(AdapterRefused, match="a name is written once"):
-        await hot_swap.promote("t@2", **world.rooms())
+        await hot_swap.promote("t@2", world.rooms(), **HOW)
 
 
 async def test_an_adapter_that_is_loaded_already_is_not_loaded_again(world):
     world.loaded["t@2"] = world.shelf["t@2"].path
-    await hot_swap.promote("t@2", **world.rooms())
+    await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert world.told == ["flip t@2", "unload t@1"]
 
 
 async def test_the_champion_is_not_promoted_again(world):
     with pytest.raises(Conflict, match="is the champion of task 't' already"):
-        await hot_swap.promote("t@1", **world.rooms())
+        await hot_swap.promote("t@1", world.rooms(), **HOW)
     with pytest.raises(NotFound):
-        await hot_swap.promote("t@9", **world.rooms())
+        await hot_swap.promote("t@9", world.rooms(), **HOW)
 
 
 async def test_rolling_back_to_the_base_and_no_further(world):
-    task = await hot_swap.rollback("t", **world.rooms())
+    task = await hot_swap.rollback("t", world.rooms(), **HOW)
     assert (task.champion, task.generation) == ("", 4)
     assert world.told == ["flip ", "unload t@1"]
     assert world.shelf["t@1"].status is AdapterStatus.RETIRED
     with pytest.raises(Conflict, match="nothing to roll back to"):
-        await hot_swap.rollback("t", **world.rooms())
+        await hot_swap.rollback("t", world.rooms(), **HOW)
 
 
 async def test_rolling_back_loads_the_former_champion_first(world):
-    await hot_swap.promote("t@2", **world.rooms())
+    await hot_swap.promote("t@2", world.rooms(), **HOW)
     world.told.clear()
-    task = await hot_swap.rollback("t", **world.rooms())
+    task = await hot_swap.rollback("t", world.rooms(), **HOW)
     assert task.champion == "t@1"
     assert world.told == ["load t@1", "flip t@1", "unload t@2"]
     assert world.shelf["t@1"].status is AdapterStatus.CHAMPION
     assert world.events[-1].kind == "adapter.rolled_back"
+
+
+async def test_a_rollback_that_loses_to_another_flip_leaves_the_engine_as_it_was(world):
+    await hot_swap.promote("t@2", world.rooms(), **HOW)
+    world.told.clear()
+    rooms = world.rooms()
+
+    async def flip(name, adapter, **_given):
+        raise Conflict("another process was quicker")
+
+    rooms.tasks.flip_champion = flip
+    with pytest.raises(Conflict):
+        await hot_swap.rollback("t", rooms, **HOW)
+    assert world.told == ["load t@1", "unload t@1"]
 
 
 async def test_an_engine_that_cannot_unload_fails_nothing(world):
@@ -252,7 +286,7 @@ async def test_an_engine_that_cannot_unload_fails_nothing(world):
         raise EngineUnavailable("away")
 
     world.unload = refuse
-    task = await hot_swap.promote("t@2", **world.rooms())
+    task = await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert task.champion == "t@2"
 
 
@@ -267,7 +301,7 @@ async def test_an_adapter_that_became_champion_again_is_not_unloaded(world):
         return []
 
     world.live = live
-    await hot_swap.promote("t@2", **world.rooms())
+    await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert "t@1" in world.loaded
     assert world.events[-1].kind == "adapter.left_loaded"
     assert "moved again" in world.events[-1].details["why"]
@@ -280,6 +314,6 @@ async def test_a_store_that_is_away_after_the_flip_undoes_nothing(world):
         return []
 
     world.add_event = world.live = refuse
-    task = await hot_swap.promote("t@2", **world.rooms())
+    task = await hot_swap.promote("t@2", world.rooms(), **HOW)
     assert task.champion == "t@2"
     assert "t@2" in world.loaded

@@ -1,6 +1,6 @@
 """Chooses the replica that a request goes to: the least loaded, unless another one has read its beginning already.
 
-Pure: no I/O, no clock. Only `server.engine.replicas` calls it.
+Pure: no I/O, no clock. Only `server.engine.routing` and, for the beginnings, `server.engine.replicas` call it.
 
 After the `cache_aware` policy of SGLang's router (sglang-router; its successor's page is
 https://github.com/lightseekorg/smg, docs/concepts/routing/cache-aware.md). Taken from it: a request goes where its

@@ -8,7 +8,8 @@ from structlog.testing import capture_logs
 
 from server.engine.base import EngineState
 from server.engine.choice import SLACK_REQUESTS, Beginnings, chat_beginning, ids_beginning, text_beginning
-from server.engine.replicas import EJECT_AFTER_REQUESTS, Replica, Replicas, looked_after, open_replicas
+from server.engine.replica import EJECT_AFTER_REQUESTS, Replica
+from server.engine.replicas import Replicas, looked_after, open_replicas
 from server.errors import (
     AdapterRefused,
     EngineBroken,
@@ -256,7 +257,7 @@ class TestLooking:
         assert [*replicas.out()] == ["http://0"]
 
     async def test_one_that_hangs_does_not_hold_up_the_looks_at_the_others(self, monkeypatch):
-        monkeypatch.setattr("server.engine.replicas._LOOK_WAIT_S", 0.01)
+        monkeypatch.setattr("server.engine.looking.LOOK_WAIT_S", 0.01)
         replicas, (first, second) = make(["one"], ["two"])
 
         async def hang() -> EngineState:

@@ -20,13 +20,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from demo import countdown
 from demo.problems import TASKS, Problem, problems
 from demo.reflections import KINDS, kind_of_reflection
-from demo.splits import SPLITS, Split
+from demo.splits import Split
 from server.orchestration.reflection import Prompts, reflection_messages, retry_messages
 
 ATTEMPT_TOKENS = 160
 REFLECTION_TOKENS = 120
+MEASURED: tuple[Split, ...] = ("pretraining", "training", "development")
+"""What may be looked at while settings are chosen: all but the test split, which is `make evidence`'s alone."""
 _CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
 
 Message = dict[str, Any]
@@ -172,9 +175,10 @@ def measure_asked(player: Player, chosen: list[Problem]) -> float:
     return sum(right) / len(right)
 
 
-def measure(player: Player, task: str, split: Split, count: int, seed: int) -> Report:
-    """Measure one task on `count` problems of a split."""
-    chosen = list(islice(problems(task, split, seed), count))
+def measure(player: Player, task: str, split: Split, count: int, seed: int, *, numbers: int = 3) -> Report:
+    """Measure one task on `count` problems of a split; Countdown's have so many `numbers`."""
+    drawn = countdown.problems(split, seed, numbers) if task == "countdown" else problems(task, split, seed)
+    chosen = list(islice(drawn, count))
     return Report(task, walk_problems(player, chosen, Prompts()), measure_asked(player, chosen))
 
 
@@ -185,14 +189,15 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path, help="folder of the model, e.g. demo/model")
     parser.add_argument("--task", choices=TASKS, action="append", help="measure this task only (default: both)")
-    parser.add_argument("--split", choices=SPLITS, default="held_out", help="default: held_out")
+    parser.add_argument("--split", choices=MEASURED, default="development", help="default: development")
     parser.add_argument("--count", type=int, default=400, help="problems a task (default: 400)")
+    parser.add_argument("--numbers", type=int, choices=(3, 4), default=3, help="of Countdown's problems (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of problems and sampling (default: 0)")
     parser.add_argument("--show", type=int, default=0, help="also print so many reflections of each task")
     arguments = parser.parse_args()
     player = Player(arguments.model, arguments.seed)
     for task in arguments.task or TASKS:
-        report = measure(player, task, arguments.split, arguments.count, arguments.seed)
+        report = measure(player, task, arguments.split, arguments.count, arguments.seed, numbers=arguments.numbers)
         shown = [f"    {walk.second:d} {walk.reflection}" for walk in report.walks if not walk.first][: arguments.show]
         sys.stdout.write("\n".join([*report.lines(), *shown]) + "\n")
 

@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo.corpus import draw_example
 from demo.example import Example, render_turns
+from demo.model_record import record_model
 from demo.tokenizer import CONTEXT_TOKENS, END, PAD, build_tokenizer
 
 POOL_EXAMPLES = 1000
@@ -173,6 +174,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     settings.pop("extra_special_tokens", None)  # tokenizer.json marks them; older readers reject the list
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that every version of transformers knows
     settings_file.write_text(json.dumps(settings, indent=2) + "\n")
+    record_model(out)
 
 
 def report(step: int, steps: int, loss: float, tokens: int, seconds: float) -> None:

@@ -46,7 +46,7 @@ async def play(
     results = [TaskResult(task) for task in tasks]
     for result in results:
         await client.register(result.task)
-    measured = {task.name: _draw(task, "held_out", seed, held_out) for task in tasks}
+    measured = {task.name: _draw(task, "development", seed, held_out) for task in tasks}
     for result in results:
         with display.phase(f"{result.task.name} before", held_out) as phase:
             result.before = await _ask_all(client, result.task, measured[result.task.name], phase, store=False)

@@ -11,6 +11,7 @@ from demo.countdown import number_sets
 from demo.example import render_turns
 from demo.function_call import proper_names, tool_names
 from demo.reflections import KINDS, kind_of_reflection
+from demo.splits import SPLITS
 from server.orchestration.reflection import REFLECT, RETRY
 
 
@@ -37,9 +38,9 @@ def test_countdown_uses_only_the_numbers_of_its_split():
             assert tuple(sorted(given)) in allowed
 
 
-def test_no_held_out_or_training_tool_or_name_occurs(examples):
+def test_no_tool_or_name_of_another_split_occurs(examples):
     words = {word for example in examples for _, text in render_turns(example) for word in re.findall(r"\w+", text)}
-    for split in ("training", "held_out"):
+    for split in set(SPLITS) - {"pretraining"}:
         assert not words & {"_".join(pair) for pair in tool_names(split)}
         assert not words & set(proper_names(split))
 

@@ -44,14 +44,14 @@ def test_problems_stay_in_their_split(split):
 
 
 def test_the_same_seed_gives_the_same_problems_and_another_one_others():
-    first, again, other = (list(islice(problems("held_out", seed), 50)) for seed in (1, 1, 2))
+    first, again, other = (list(islice(problems("development", seed), 50)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_nothing_repeats_before_the_split_is_used_up():
-    total = sum(len(targets(numbers)) for numbers in number_sets("held_out"))
-    assert len({problem.key for problem in islice(problems("held_out", 0), total)}) == total
+    total = sum(len(targets(numbers)) for numbers in number_sets("development"))
+    assert len({problem.key for problem in islice(problems("development", 0), total)}) == total
 
 
 @pytest.mark.parametrize("count", [3, 4])

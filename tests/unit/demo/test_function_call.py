@@ -34,7 +34,7 @@ def test_no_tool_or_name_of_another_split_is_ever_shown(split):
 
 def test_references_fit_the_schema_of_an_offered_tool():
     kinds = {"string": str, "integer": int}
-    for problem in islice(problems("held_out", seed=2), 300):
+    for problem in islice(problems("development", seed=2), 300):
         reference = problem.args["reference"]
         schema = offered(problem)[reference["name"]]
         assert set(reference["arguments"]) == set(schema["required"]) == set(schema["properties"])
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_problems_and_none_twice():
 
 def test_the_key_ignores_the_order_of_tools_and_phrases():
     rng = random.Random(3)
-    request = draw_request(rng, "held_out")
+    request = draw_request(rng, "development")
     turned = replace(request, offered=tuple(reversed(request.offered)))
     assert make_problem(turned).key == make_problem(request).key
 

@@ -84,6 +84,7 @@ def restore(
         archive.check_revision(manifest)
         bar.expect(_count(manifest))
         archive.check_archive(opened, manifest, bar.tell)
+        _check_room(settings, sum(opened.getinfo(name).file_size for name in manifest.files), replace=replace)
         _make_room(settings, replace=replace)
         migrations.upgrade(settings.database_url, manifest.revision)
         archive.write_files(opened, manifest, settings.adapters_dir, bar.tell)
@@ -126,6 +127,15 @@ async def _is_served(database: Database) -> bool:
         return bool(await PresenceStore(database).live(_LIVE_S))
     except StoreUnavailable:  # of another revision
         return False
+
+
+def _check_room(settings: Settings, wanted: int, *, replace: bool) -> None:
+    """Refuse what the disk has no room for, before anything is deleted for it. Raises: Conflict."""
+    folder = settings.adapters_dir.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    gone = [path.lstat().st_size for path in folder.rglob("*") if path.is_file()] if replace else []
+    if wanted > (room := shutil.disk_usage(there).free + sum(gone)):
+        raise Conflict(f"the adapters take {wanted} bytes, and {there} has room for {room}")
 
 
 def _make_room(settings: Settings, *, replace: bool) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import JSON, Connection, LargeBinary, MetaData, Table, Text, cast, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.domain import AdapterStatus
 from server.errors import Conflict, NotFound
 from server.store.database import Database
 from server.store.partitions import is_partition
@@ -144,14 +145,21 @@ async def _write_table(connection: AsyncConnection, file: ZipFile, table: Table,
 
 async def _list_files(connection: AsyncConnection, folder: Path) -> list[tuple[str, Path, SavedFile]]:
     """List the adapters' files: the entry of each, where it lies, and what it has to be."""
-    rows = await connection.execute(text("SELECT name, task, path, files FROM adapters ORDER BY name"))
+    rows = await connection.execute(text("SELECT name, task, path, files, status FROM adapters ORDER BY name"))
     found = []
-    for name, task, path, files in rows:
+    for name, task, path, files, status in rows:
+        if _is_thrown_away(path, status):
+            continue
         hashes: Mapping[str, str] = msgspec.json.decode(files) if isinstance(files, str | bytes) else files
         place = place_of(Path(path), folder, task, name)
         for one, sha256 in sorted(hashes.items()):
             found.append((f"adapters/{place}/{one}", Path(path) / one, SavedFile(name, one, 0, sha256)))
     return found
+
+
+def _is_thrown_away(path: str, status: str) -> bool:
+    """Say whether nothing but the hashes of a rejected adapter is left, as it has to be."""
+    return not path or (status == AdapterStatus.REJECTED.value and not Path(path).exists())
 
 
 def place_of(path: Path, folder: Path, task: str, name: str) -> str:

@@ -109,8 +109,8 @@ def clean_rounds(folder: Path, round_ids: Sequence[str]) -> list[str]:
     """Delete rounds' folders: checkpoints, pushes, logs. Returns the rounds that had one here. Raises: OSError."""
     found = []
     for round_id in round_ids:
-        path = folder / round_id
-        if path.is_dir() and path.parent == folder:
+        path = Path(os.path.normpath(folder / round_id))  # an id is a name, wherever the row comes from
+        if path.is_dir() and path.parent == Path(os.path.normpath(folder)):
             shutil.rmtree(path)
             found.append(round_id)
     return found

@@ -9,12 +9,14 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import msgspec
 from sqlalchemy import Table, Text, bindparam, cast, func, insert, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.errors import Conflict, InvalidRequest
@@ -34,6 +36,7 @@ from server.store.backup import (
 from server.store.database import Database
 
 ROWS_AT_ONCE = 500
+MANIFEST_MOST_BYTES = 256 * 2**20
 _MOST_NAMED = 5
 
 _decode_line = msgspec.json.Decoder(list[Any]).decode
@@ -42,6 +45,8 @@ _decode_line = msgspec.json.Decoder(list[Any]).decode
 def read_manifest(file: ZipFile) -> Manifest:
     """Read what an archive says that it holds. Raises: InvalidRequest."""
     try:
+        if file.getinfo(MANIFEST).file_size > MANIFEST_MOST_BYTES:
+            raise InvalidRequest(f"the archive is damaged: {MANIFEST} has over {MANIFEST_MOST_BYTES} bytes")
         manifest = msgspec.json.decode(file.read(MANIFEST), type=Manifest)
     except KeyError as error:
         raise InvalidRequest(f"this is no backup: it has no {MANIFEST}") from error
@@ -63,24 +68,63 @@ def open_archive(path: Path) -> ZipFile:
 
 
 def check_archive(file: ZipFile, manifest: Manifest, tell: Tell) -> None:
-    """Read every entry and hold it against its hash. Raises: InvalidRequest, naming all that are damaged."""
-    wanted = {f"tables/{name}.jsonl": table.sha256 for name, table in manifest.tables.items()}
-    wanted |= {name: one.sha256 for name, one in manifest.files.items()}
-    bad = []
-    for name, sha256 in wanted.items():
-        digest = hashlib.sha256()
+    """Read every entry and hold it against its hash, and what it says against the manifest.
+
+    Raises: InvalidRequest, naming all that are damaged.
+    """
+    bad = [f"{name} (leads out of its folder)" for name in manifest.files if not _stays_inside(name)]
+    bad += [f"the table {name} (is none of a backup)" for name in manifest.tables if name == SCHEMA]
+    checks = {f"tables/{name}.jsonl": partial(_check_rows, file, manifest, name) for name in manifest.tables}
+    checks |= {name: partial(_check_file, file, name, one.sha256) for name, one in manifest.files.items()}
+    for name, check in checks.items():
         try:
-            for chunk in _read_entry(file, name):
-                digest.update(chunk)
+            why = check()
         except (KeyError, BadZipFile, zlib.error, EOFError, OSError):
-            bad.append(f"{name} (cannot be read)")
-        else:
-            if digest.hexdigest() != sha256:
-                bad.append(f"{name} (altered)")
+            why = "cannot be read"
+        if why:
+            bad.append(f"{name} ({why})")
         tell("checking", 1)
     if bad:
         more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
         raise InvalidRequest(f"the archive is damaged: {', '.join(bad[:_MOST_NAMED])}{more}. Nothing was changed")
+
+
+def _stays_inside(name: str) -> bool:
+    """Say whether an adapter's file is put below the folder of adapters, whatever the archive calls it."""
+    path = Path(name)
+    return path.parts[:1] == ("adapters",) and len(path.parts) > 1 and ".." not in path.parts
+
+
+def _check_file(file: ZipFile, name: str, sha256: str) -> str:
+    digest = hashlib.sha256()
+    for chunk in _read_entry(file, name):
+        digest.update(chunk)
+    return "" if digest.hexdigest() == sha256 else "altered"
+
+
+def _check_rows(file: ZipFile, manifest: Manifest, table: str) -> str:
+    """Say what is wrong with a table's entry, "" where nothing is."""
+    saved = manifest.tables[table]
+    digest, rows, why = hashlib.sha256(), 0, ""
+    with file.open(f"tables/{table}.jsonl") as lines:
+        for line in lines:
+            digest.update(line)
+            rows += 1
+            why = why or _check_row(line, table, manifest)
+    if digest.hexdigest() != saved.sha256:
+        return "altered"
+    return why or ("" if rows == saved.rows else f"{rows} rows, not {saved.rows}")
+
+
+def _check_row(line: bytes, table: str, manifest: Manifest) -> str:
+    columns = manifest.tables[table].columns
+    try:
+        row = dict(zip(columns, _decode_line(line), strict=True))
+        if table == "adapters":
+            _find_place(Path(manifest.adapters_dir), row["path"], row["task"], row["name"])
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, InvalidRequest):
+        return "its rows are not what a backup writes"
+    return ""
 
 
 def _read_entry(file: ZipFile, name: str) -> Iterator[bytes]:
@@ -117,6 +161,13 @@ async def fill_database(database: Database, file: ZipFile, manifest: Manifest, a
 
     Raises: InvalidRequest for rows that do not fit; StoreUnavailable.
     """
+    try:
+        await _fill(database, file, manifest, adapters_dir, tell)
+    except (SQLAlchemyError, ValueError, KeyError, TypeError) as error:  # without what the rows say
+        raise InvalidRequest(f"the archive has rows that its schema does not take: {type(error).__name__}") from None
+
+
+async def _fill(database: Database, file: ZipFile, manifest: Manifest, adapters_dir: Path, tell: Tell) -> None:
     async with database.write() as connection:
         tables = await connection.run_sync(reflect_tables)
         if unknown := set(manifest.tables) - {table.name for table in tables}:
@@ -168,7 +219,16 @@ def _read_rows(file: ZipFile, table: str, kinds: Mapping[str, str]) -> Iterator[
 def _move(rows: list[dict[str, Any]], old: Path, new: Path) -> None:
     """Let adapters lie where they are put back."""
     for row in rows:
-        row["p_path"] = str(new / place_of(Path(row["p_path"]), old, row["p_task"], row["p_name"]))
+        if row["p_path"]:  # what was rejected has none
+            row["p_path"] = str(new / _find_place(old, row["p_path"], row["p_task"], row["p_name"]))
+
+
+def _find_place(old: Path, path: str, task: str, name: str) -> Path:
+    """Find where below the folder an adapter is put back; what lies there may be deleted. Raises: InvalidRequest."""
+    place = Path(place_of(Path(path), old, task, name))
+    if not place.parts or place.is_absolute() or ".." in place.parts:
+        raise InvalidRequest(f"the archive is damaged: the adapter {name} leads out of its folder")
+    return place
 
 
 async def _go_on_counting(connection: AsyncConnection, table: Table) -> None:
@@ -183,11 +243,12 @@ async def _go_on_counting(connection: AsyncConnection, table: Table) -> None:
 
 
 def write_files(file: ZipFile, manifest: Manifest, folder: Path, tell: Tell) -> None:
-    """Put the adapters' files into their folder, each whole or not at all. Raises: InvalidRequest, OSError."""
+    """Put the adapters' files into their folder, each whole or not at all, of an archive that was checked.
+
+    Raises: InvalidRequest, OSError.
+    """
     for name, saved in manifest.files.items():
         path = folder.joinpath(*Path(name).parts[1:])
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise InvalidRequest(f"the archive is damaged: {name} leads out of its folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         part, digest = path.with_name(f".{path.name}.part"), hashlib.sha256()
         with part.open("wb") as target:

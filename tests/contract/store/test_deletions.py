@@ -18,6 +18,7 @@ from server.store.adapters import AdapterStore
 from server.store.backlog import _encoder
 from server.store.backtests import BacktestStore
 from server.store.database import Database
+from server.store.deletion_files import clean_rounds
 from server.store.deletions import BATCH, DONE, RULES, TRAINED_ON_DELETED, Deletion, DeletionStore, Doomed
 from server.store.episode_insert import REJECTED, set_aside
 from server.store.episode_log import EpisodeLog
@@ -358,6 +359,14 @@ async def test_examples_of_backtests_lose_their_words(database: Database, log: E
     retaken = await backtests.take("p3", lost_after_s=60)
     assert retaken
     assert retaken.id == running.id
+
+
+def test_no_id_leads_out_of_the_rounds_folder(tmp_path: Path):
+    for name in ("data/rounds/rd_1/pushes", "data/rounds/rd_2", "data/adapters"):
+        (tmp_path / name).mkdir(parents=True)
+    odd = ["..", ".", "", "../adapters", str(tmp_path / "data"), "rd_1/..", "rd_1/pushes"]
+    assert clean_rounds(tmp_path / "data" / "rounds", [*odd, "rd_1"]) == ["rd_1"]
+    assert sorted(one.name for one in (tmp_path / "data").rglob("*")) == ["adapters", "rd_2", "rounds"]
 
 
 async def test_a_deletion_that_was_broken_off_goes_on(database: Database, log: EpisodeLog, folders: Folders):

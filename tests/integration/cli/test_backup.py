@@ -6,6 +6,7 @@ import json
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import insert, select
@@ -194,6 +195,81 @@ def test_what_is_damaged_is_named_and_nothing_is_changed(sqlite_url: str, tmp_pa
         restore(broken, target, tmp_path / "target", fails=what)
     assert not (tmp_path / "new.db").exists()
     assert not (tmp_path / "target" / "adapters").exists()
+
+
+def forge(archive: Path, forged: Path, how: str) -> None:
+    """Write an archive whose hashes are right and whose content is not."""
+    with zipfile.ZipFile(archive) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    manifest = json.loads(entries.pop("manifest.json"))
+
+    def alter(table: str, change) -> None:
+        lines = [json.loads(line) for line in entries[f"tables/{table}.jsonl"].splitlines()]
+        content = b"".join(json.dumps(one).encode() + b"\n" for one in change(lines))
+        entries[f"tables/{table}.jsonl"] = content
+        manifest["tables"][table]["sha256"] = hashlib.sha256(content).hexdigest()
+
+    place = list(manifest["tables"]["adapters"]["columns"]).index
+    if how.endswith("evil"):
+        entries[how] = b"evil"
+        digest = hashlib.sha256(b"evil").hexdigest()
+        manifest["files"][how] = {"adapter": "sums@1", "name": "evil", "bytes": 4, "sha256": digest}
+    elif how == "schema":
+        entries["tables/alembic_version.jsonl"] = b""
+        empty = hashlib.sha256(b"").hexdigest()
+        manifest["tables"]["alembic_version"] = {"columns": {"version_num": "plain"}, "rows": 0, "sha256": empty}
+    elif how == "path":
+        outside = f"{manifest['adapters_dir']}/../../../evil"
+        alter("adapters", lambda rows: [[*row[: place("path")], outside, *row[place("path") + 1 :]] for row in rows])
+    elif how == "name":
+        alter("adapters", lambda rows: [["../../evil", *row[1:]] for row in rows])
+        alter("adapters", lambda rows: [[*row[: place("path")], "/evil", *row[place("path") + 1 :]] for row in rows])
+    elif how == "row":
+        alter("tasks", lambda rows: [row[1:] for row in rows])
+    else:
+        alter("tasks", lambda rows: rows[1:])
+    entries["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(forged, "w") as new:
+        for name, content in entries.items():
+            new.writestr(name, content)
+
+
+FORGED = [
+    ("adapters/../../evil", "leads out"), ("/tmp/evil", "leads out"), ("tables/evil", "leads out"),
+    ("path", "adapters.jsonl (its rows"), ("name", "adapters.jsonl (its rows"), ("row", "tasks.jsonl (its rows"),
+    ("rows", "tasks.jsonl (1 rows, not 2"), ("schema", "alembic_version"),
+]  # fmt: skip
+
+
+def test_a_forged_archive_is_refused_before_anything_is_replaced(sqlite_url: str, tmp_path: Path, monkeypatch):
+    folder = tmp_path / "source"
+    fill(sqlite_url, folder)
+    back_up((sqlite_url, folder, {}), tmp_path / "b.zip")
+    before, files = dump(sqlite_url), sorted(folder.rglob("*"))
+    for how, says in FORGED:
+        forge(tmp_path / "b.zip", tmp_path / "forged.zip", how)
+        restore(tmp_path / "forged.zip", sqlite_url, folder, "--replace", fails=says)
+        assert dump(sqlite_url) == before
+        assert sorted(folder.rglob("*")) == files
+        assert not list(tmp_path.rglob("evil"))
+    # A disk that is full is found out as early.
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=100))
+    restore(tmp_path / "b.zip", f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "new", fails="has room for 100")
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_what_was_thrown_away_is_not_missed(sqlite_url: str, tmp_path: Path):
+    folder = tmp_path / "source"
+    fill(sqlite_url, folder)
+    files = {"adapter_model.safetensors": "0" * 64}
+    for name, path in (("sums@2", ""), ("sums@3", str(folder / "adapters" / "sums" / "sums@3"))):
+        adapter = Adapter(name, "sums", path, files, AdapterStatus.REJECTED)
+        with_database(sqlite_url, lambda database, adapter=adapter: AdapterStore(database).add(adapter))
+    assert back_up((sqlite_url, folder, {}), tmp_path / "b.zip")["missing"] == []
+    target = f"sqlite:///{tmp_path / 'new.db'}"
+    restore(tmp_path / "b.zip", target, tmp_path / "new")
+    back = with_database(target, lambda database: AdapterStore(database).get("sums@2"))
+    assert back.path == ""
 
 
 def test_a_damaged_champion_is_not_backed_up_silently(sqlite_url: str, tmp_path: Path):

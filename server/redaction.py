@@ -7,6 +7,7 @@ redactor raises must never reach a log: it may hold the very text. `docs/privacy
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
@@ -18,6 +19,9 @@ Redact = Callable[[str], str]
 SETTING = "MULLIGAN_LOG__REDACT"
 STRUCTURE = frozenset({"role", "type", "id", "tool_call_id", "call_id", "object", "finish_reason", "detail", "format"})
 """Fields that say how a conversation is built: their values are no text of anybody's."""
+
+FREE = frozenset({"metadata", "args", "arguments"})
+"""Fields below which all is the client's own, whatever it is called."""
 
 WITHHELD = "(withheld: the redactor failed)"
 
@@ -57,23 +61,43 @@ def redact_text(text: str, redact: Redact) -> str:
     return redacted
 
 
-def redact_value(value: Any, redact: Redact) -> Any:
-    """Put every text in a JSON value through the redactor, the names of fields too; STRUCTURE's values stay.
+def redact_value(value: Any, redact: Redact, *, free: bool = False) -> Any:
+    """Put every text in a JSON value through the redactor, the names of fields too.
+
+    STRUCTURE's values stay, but for where the client is `free` to call things what it likes.
 
     Raises: RedactionFailed.
     """
     if isinstance(value, str):
-        return redact_text(value, redact)
+        return _redact_said(value, redact)
     if isinstance(value, Mapping):
         return {
             redact_text(str(name), redact): part
-            if name in STRUCTURE and isinstance(part, str)
-            else redact_value(part, redact)
+            if not free and name in STRUCTURE and isinstance(part, str)
+            else redact_value(part, redact, free=free or name in FREE)
             for name, part in value.items()
         }
     if isinstance(value, list | tuple):
-        return [redact_value(part, redact) for part in value]
+        return [redact_value(part, redact, free=free) for part in value]
     return value
+
+
+def _redact_said(text: str, redact: Redact) -> str:
+    """Redact what a text says where it is JSON with escapes, as a call's arguments often are, and then the text."""
+    if "\\" in text and text.lstrip()[:1] in ("{", "["):
+        with suppress(msgspec.DecodeError):
+            text = _redact_json(text, redact)
+    return redact_text(text, redact)
+
+
+def _redact_json(text: str, redact: Redact) -> str:
+    """Redact JSON in a text; as it is where there is nothing to take out. Raises: DecodeError, RedactionFailed."""
+    try:
+        said = msgspec.json.decode(text)
+        plain = redact_value(said, redact, free=True)
+    except RecursionError:
+        raise RedactionFailed("RecursionError") from None
+    return text if plain == said else msgspec.json.encode(plain).decode()
 
 
 def is_clean(body: bytes, redact: Redact) -> bool:
@@ -87,7 +111,7 @@ def is_clean(body: bytes, redact: Redact) -> bool:
             _gather(document, (), texts)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
-    return all(redact_text(text, redact) == text for text in ("".join(parts) for parts in texts.values()))
+    return all(_redact_said(text, redact) == text for text in ("".join(parts) for parts in texts.values()))
 
 
 def _read_documents(body: bytes) -> list[Any]:
@@ -97,18 +121,18 @@ def _read_documents(body: bytes) -> list[Any]:
     return [msgspec.json.decode(line) for line in lines if line and line != b"[DONE]"]
 
 
-def _gather(value: Any, place: tuple[Any, ...], texts: dict[tuple[Any, ...], list[str]]) -> None:
+def _gather(value: Any, place: tuple[Any, ...], texts: dict[tuple[Any, ...], list[str]], *, free: bool = False) -> None:
     """Put together the texts at each place; the pieces of a stream stand at the same one, choices and items apart."""
     if isinstance(value, str):
         texts.setdefault(place, []).append(value)
     elif isinstance(value, Mapping):
         for name, part in value.items():
-            if not (name in STRUCTURE and isinstance(part, str)):
-                _gather(part, (*place, name), texts)
+            if free or not (name in STRUCTURE and isinstance(part, str)):
+                _gather(part, (*place, name), texts, free=free or name in FREE)
     elif isinstance(value, list):
         for number, part in enumerate(value):
             index = part.get("index", number) if isinstance(part, Mapping) else number
-            _gather(part, (*place, index), texts)
+            _gather(part, (*place, index), texts, free=free)
 
 
 def make_log_redactor(place: str) -> Callable[[Any], Any] | None:

@@ -15,6 +15,7 @@ from server.orchestration.episode import REFLECTION_SAMPLING, shown_reason
 from server.orchestration.reflection import Prompts, reflection_messages
 from server.orchestration.verification import bind
 from server.store.episode_rows import identify_problem
+from server.store.left_out import OPTED_OUT
 from trainer.errors import RoundFailed
 from trainer.samples import Failure, LoggedReflection, read_reward
 from trainer.settings import TrainerSettings
@@ -180,7 +181,7 @@ def _pass_over(episode: Episode, revoked: Collection[str]) -> str | None:
     if episode.split != "training":
         return "held out"
     if not episode.trains:
-        return "its key opted out of training"
+        return OPTED_OUT
     if not episode.store or episode.request is None or not episode.attempts:
         return "its content is not in the log"
     bindings = enforcing(episode)

@@ -38,6 +38,7 @@ from server.errors import InvalidRequest, MulliganError, NotFound
 from server.logs import configure_logs
 from server.orchestration.panel import read_panel
 from server.orchestration.verification import allow
+from server.redaction import make_log_redactor
 from server.settings import Settings
 from server.store.adapters import AdapterStore
 from server.store.database import Database
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--freeze", metavar="REASON", help="only freeze a new version, for this reason")
     arguments = parser.parse_args(argv)
     settings = Settings()
-    configure_logs(settings.log_level, json=settings.log_json)
+    configure_logs(settings.log_level, json=settings.log_json, redact=make_log_redactor(settings.log.redact))
     allow(settings.verifiers)
 
     def say(words: str) -> None:

@@ -11,6 +11,7 @@ from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_
 from server.cli.show import print_fields, print_json, print_things, when
 from server.domain import Feedback, TrainingPolicy
 from server.errors import InvalidRequest, NotFound
+from server.redaction import load_redactor, redact_line
 from server.store.database import Database
 from server.store.episodes import EpisodeStore
 from server.store.feedback import FeedbackStore
@@ -57,15 +58,17 @@ def add(
     if len(comment) > MOST_COMMENT:
         raise InvalidRequest(f"a comment has at most {MOST_COMMENT} characters")
 
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    kept = comment if (redact := load_redactor(settings.log.redact)) is None else redact_line(comment, redact)
+
     async def give(database: Database) -> Feedback:
         found = await EpisodeStore(database).find_owner(episode_id)
         if found is None:
             raise NotFound(f"there is no episode {episode_id!r}: `mulligan episodes list` shows the newest")
-        kept = comment if found.store else ""
-        given = Feedback(episode_id, source, "", passed=passed, score=score, comment=kept)
+        given = Feedback(episode_id, source, "", passed=passed, score=score, comment=kept if found.store else "")
         return await FeedbackStore(database).give(given, overwrite=replace)
 
-    given = ask_database(load_settings(data_dir=data_dir, database_url=database_url), give)
+    given = ask_database(settings, give)
     if as_json:
         print_json(given)
     else:

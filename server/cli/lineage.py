@@ -12,6 +12,7 @@ from server.cli.round_words import describe_objective
 from server.cli.show import print_json, standard_console, tame, when
 from server.errors import NotFound
 from server.orchestration.lineage import describe_trace
+from server.store.left_out import OPTED_OUT
 from server.store.lineage import MOST_COUNTED, LineageStore
 
 _MOST_SHOWN = 10
@@ -60,7 +61,7 @@ def grow(described: Values) -> Tree:
 def _grow_episode(described: Values) -> Tree:
     episode = described["episode"]
     root = Tree(_line("episode", episode["id"], episode["outcome"], f"task {episode['task']}", episode["split"]))
-    kept_out = {"store": "its content is not in the log", "trains": "its key opted out of training"}
+    kept_out = {"store": "its content is not in the log", "trains": OPTED_OUT}
     asked = root.add(_line("request", f"model {episode['model']}", when(episode["created_at"])))
     for name, why in kept_out.items():
         if not episode[name]:

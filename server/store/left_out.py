@@ -18,7 +18,7 @@ MOST = 5000
 
 HELD_OUT = "kept for the gate (held out)"
 NOT_STORED = "its content was not to be kept (store: false)"
-OPTED_OUT = "its key opted out of training"
+OPTED_OUT = "its key opted out of training, or the redactor changed it"
 ABSTAINED = "its verifier abstained"
 SKIPPED = "its verifier did not apply (skipped)"
 UNJUDGED = "no verifier judged it"

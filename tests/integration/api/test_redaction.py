@@ -162,6 +162,28 @@ def test_an_answer_is_clean_as_a_whole(body: bytes, clean: bool):
     assert is_clean(body, take_out) is clean
 
 
+def test_what_the_client_names_itself_is_no_structure():
+    value = {"metadata": {"id": MAIL}, "verifiers": [{"args": {"type": MAIL, "in": {"role": MAIL}}}], "id": MAIL}
+    assert redact_value(value, take_out) == {
+        "metadata": {"id": "[email]"},
+        "verifiers": [{"args": {"type": "[email]", "in": {"role": "[email]"}}}],
+        "id": MAIL,
+    }
+    assert not is_clean(json.dumps({"metadata": {"id": MAIL}}).encode(), take_out)
+    assert is_clean(json.dumps({"id": MAIL}).encode(), take_out)
+
+
+@pytest.mark.parametrize("spelled", [MAIL.replace("@", "\\u0040"), MAIL.replace("h", "\\u0068"), f"\\/{MAIL}"])
+def test_escapes_hide_nothing(spelled: str):
+    call = {"function": {"name": "mail", "arguments": f'{{"id": "{spelled}", "n": [1.5]}}'}}
+    redacted = redact_value(call, take_out)["function"]["arguments"]
+    assert MAIL not in json.loads(redacted)["id"]
+    assert json.loads(redacted)["n"] == [1.5]
+    assert not is_clean(json.dumps(call).encode(), take_out)
+    for other in ("{" + spelled[1:], '{"a": "\\u00e9"}'):  # no JSON, nothing to take out
+        assert redact_value(other, lambda text: text) == other
+
+
 def test_structure_stays_and_everything_else_goes_through():
     value = {"role": "x", "content": ["x", {"type": "x", "text": "x"}], "x": None, "n": 1}
     assert redact_value(value, lambda text: text.replace("x", "y")) == {

@@ -36,7 +36,10 @@ def test_feedback_is_added_listed_and_shown(folder: Path, capsys, monkeypatch): 
     assert run_json(*words, "--failed", "--score", "0.25") == given
     assert "said failed with score 0.25" in fail(capsys, monkeypatch, *words, "--passed")
     assert "wrong year" in run(*words, "--passed", "--replace")
-    run("feedback", "add", second.id, "--failed", "--source", "nightly")
+    monkeypatch.setenv("MULLIGAN_LOG__REDACT", "examples.redactor:redact")  # for the command line, too
+    said = run_json("feedback", "add", second.id, "--failed", "--source", "nightly", "--comment", "ask ann@example.com")
+    assert said["comment"] == "ask [email]"
+    monkeypatch.delenv("MULLIGAN_LOG__REDACT")
     assert [one["source"] for one in run_json("feedback", "list")] == ["nightly", "support"]
     assert [one["source"] for one in run_json("feedback", "list", "--task", "countdown")] == ["support"]
     assert "support" in run("feedback", "list", "--task", "countdown")

@@ -1,18 +1,19 @@
 """What `mulligan round show` says of selection and budgets."""
 
 from server.cli.round_words import describe_budget, describe_objective, describe_selection
+from server.store.left_out import OPTED_OUT
 
 
 def test_what_was_left_out_is_said_with_its_reason():
     report = {
         "selection": {
             "failures": 312, "recovered": 40, "new": 234, "replayed": 78,
-            "left_out": {"its key opted out of training": 3, "kept for the gate (held out)": 25},
+            "left_out": {OPTED_OUT: 3, "kept for the gate (held out)": 25},
         }
     }  # fmt: skip
     assert describe_selection(report) == {
         "learnt from": "312 failures, 40 of them mended by a logged reflection, 78 from before the last round",
-        "left out": "25: kept for the gate (held out); 3: its key opted out of training",
+        "left out": "25: kept for the gate (held out); 3: its key opted out of training, or the redactor changed it",
     }
     report["selection"] |= {"replayed": 0, "left_out": {}}
     assert describe_selection(report)["left out"] == "nothing"

@@ -67,7 +67,7 @@ async def test_too_few_failures_end_the_round_with_the_reason():
     [
         ({"split": "held_out"}, "held out"),
         ({"split": ""}, "held out"),
-        ({"trains": False}, "its key opted out of training"),
+        ({"trains": False}, "its key opted out of training, or the redactor changed it"),
         ({"store": False}, "its content is not in the log"),
         ({"request": None}, "its content is not in the log"),
         ({"bindings": ()}, "no verifier was bound"),

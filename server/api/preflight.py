@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from server.adapters.preflight import check_champions, check_disk, check_engine, failed, passed, warned
+from server.addresses import hide_password
 from server.domain import BASE_ADAPTER, DEFAULT_POOL, Adapter, Check, CheckState, Task, TrainerPresence
 from server.doorbell import Doorbell
 from server.engine.inspection import EngineFacts, describe_failure, inspect_engine
@@ -41,7 +42,11 @@ _log = structlog.get_logger(__name__)
 
 async def look(settings: Settings, sizes: RoundSizes, database: Database) -> list[Check]:
     """Look at everything that can be seen from here, and at what the workers found last."""
-    checks = [*check_settings(settings, sizes), await check_broker(settings)]
+    checks = check_settings(settings, sizes)
+    if not database.is_there():
+        remedy = "name the server's folder: --data-dir, or run where it was started; `mulligan up` makes a new one"
+        return [*checks, failed("database", f"there is none at {database.url.database}", remedy)]
+    checks.append(await check_broker(settings))
     try:
         checks.append(await check_schema(database))
         if checks[-1].state is CheckState.FAILED:
@@ -101,16 +106,15 @@ async def check_broker(settings: Settings) -> Check:
         why = await asyncio.to_thread(doorbell.find_fault)
     finally:
         doorbell.close()
-    where = "files in the data folder" if settings.broker_url.startswith("filesystem") else _hide(settings.broker_url)
+    where = (
+        "files in the data folder"
+        if settings.broker_url.startswith("filesystem")
+        else hide_password(settings.broker_url)
+    )
     if not why:
         return passed("broker", where)
     remedy = "start it, or name another: MULLIGAN_BROKER_URL (--broker-url)"
     return failed("broker", f"{where}: {why}; rounds wait for the scheduler's next tick, which needs it too", remedy)
-
-
-def _hide(url: str) -> str:
-    head, _, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://...@{tail}" if head else url
 
 
 async def check_workers(

@@ -13,10 +13,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from server.addresses import hide_password
 from server.errors import InvalidRequest, NotFound, StoreUnavailable
 from server.settings import EngineSettings, Settings
 from server.store.database import Database
-from server.supervisor.first_run import hide_password
 from server.supervisor.folder import read_note
 
 T = TypeVar("T")

@@ -4,8 +4,8 @@ Called by `mulligan up` and `mulligan demo`; repeating it changes nothing.
 """
 
 import asyncio
-import re
 
+from server.addresses import hide_password
 from server.domain import Role, Task
 from server.errors import Conflict, StoreUnavailable
 from server.settings import Settings
@@ -46,11 +46,6 @@ async def make_first_key(settings: Settings) -> str | None:
         return secret
     finally:
         await database.close()
-
-
-def hide_password(url: str) -> str:
-    """Return the address without the password that it may carry."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", url)
 
 
 async def ensure_task(tasks: TaskStore, task: Task) -> None:

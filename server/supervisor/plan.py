@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import server
+from server.addresses import hide_password
 from server.engine.launch import engine_command
 from server.errors import EngineUnavailable, NotFound
 from server.settings import EngineSettings, Settings
 from server.supervisor.child import Child, ChildSpec
-from server.supervisor.first_run import hide_password
 from server.supervisor.ports import ask_status, can_connect, claim_port, pick_free_port
 
 _ROOT = str(Path(server.__file__).resolve().parent.parent)

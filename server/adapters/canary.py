@@ -32,6 +32,7 @@ from server.domain import (
 from server.errors import AdapterRefused, Conflict, MulliganError, StoreUnavailable
 from server.store.fencing import RoundEpoch
 from server.store.moves import Hand
+from server.store.withdrawals import TRAINED_ON_REVOKED
 
 WORKER = "canary"
 """The actor of what nobody's hand did."""
@@ -155,6 +156,11 @@ class CanaryKeeper:
         if (broken := await _find_breakage(canary, rooms)) is not None:
             await end_canary(canary, rooms, reason=broken, actor=WORKER, drain_timeout_s=self._drain_timeout_s)
             return True
+        if gone := await _find_revoked(canary, rooms):
+            why = f"a verifier that rewarded it was revoked since: {gone}"
+            how = {"state": CanaryState.SUPERSEDED, "drain_timeout_s": self._drain_timeout_s}
+            await end_canary(canary, rooms, reason=why, actor=WORKER, **how)
+            return True
         now = time.time()
         decision = decide(canary, await rooms.figures.read_cells(canary, slow_bound_ms(canary)), now)
         return await self._carry_out(decision, replace(canary, report=decision.report), rooms, now)
@@ -183,6 +189,16 @@ class CanaryKeeper:
             )
             _log.info("canary_promoted", task=canary.task, adapter=canary.adapter, reason=decision.reason)
         return decision.move is not Move.STAY
+
+
+async def _find_revoked(canary: Canary, rooms: SwapRooms) -> str:
+    """Name the revoked verifiers that a canary learnt from and its champion did not; "" for one that was forced."""
+    if canary.forced:
+        return ""
+    adapter, champion = await rooms.adapters.get(canary.adapter), await rooms.adapters.get(canary.champion)
+    known = champion.flags if champion else ()
+    gone = [one for one in (adapter.flags if adapter else ()) if one not in known]
+    return ", ".join(one.removeprefix(TRAINED_ON_REVOKED) for one in gone if one.startswith(TRAINED_ON_REVOKED))
 
 
 async def _find_breakage(canary: Canary, rooms: SwapRooms) -> str | None:

@@ -3,6 +3,7 @@
 SGLang serves the base model, or what files lie at a path by now, without a word: what it says it holds proves nothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,13 +37,14 @@ async def probe(engine: Engine, name: str, expected: Probe) -> float:
     sampling = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "max_new_tokens": len(expected.token_ids)}
     answer = await engine.complete_ids(expected.prompt_ids, name, sampling)
     tokens = list(answer.token_ids)
-    if tokens != list(expected.token_ids)[: len(tokens)] or not tokens:
+    if tokens != list(expected.token_ids)[: len(tokens)] or not tokens or not answer.logprobs:
         raise AdapterRefused(
             f"The engine does not answer with {name!r}: it continued with the tokens {tokens}, "
             f"the adapter's own are {list(expected.token_ids)}."
         )
-    gap = max(abs(ours - theirs) for ours, theirs in zip(expected.logprobs, answer.logprobs, strict=False))
-    if gap > expected.tolerance:
+    gaps = [abs(ours - theirs) for ours, theirs in zip(expected.logprobs, answer.logprobs, strict=False)]
+    gap = math.nan if any(math.isnan(one) for one in gaps) else max(gaps)
+    if not gap <= expected.tolerance:  # NaN is no answer either
         raise AdapterRefused(
             f"The engine does not answer with {name!r} as it was trained: logprobs differ by {gap:.4f} nats, "
             f"{expected.tolerance:g} are allowed."

@@ -170,6 +170,8 @@ async def test_a_process_that_is_coming_up_is_waited_for(world):
         ((5, 7), (-0.1, -0.2), "it continued with the tokens"),
         ((5, 6), (-0.1, -0.3), "differ by 0.1000 nats"),
         ((), (), "tokens"),
+        ((5, 6), (-0.1, float("nan")), "differ by nan nats"),
+        ((5, 6), (), "tokens"),
     ],
 )
 async def test_an_engine_that_answers_with_something_else_is_found_out(world, tokens, logprobs, says):

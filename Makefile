@@ -76,6 +76,7 @@ docs: $(STAMP) ## Write docs/cli.md, api.md, openai-compatibility.md, verifier-k
 	@PYTHONPATH=. $(BIN)/python tools/reference_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/client_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/settings_docs.py
+	@PYTHONPATH=. $(BIN)/python tools/metrics_docs.py
 
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	@PYTHON=$(PYTHON) bash tools/lock.sh

@@ -29,6 +29,7 @@ from server.api.replay import INTERVAL_S as REPLAYS_INTERVAL_S
 from server.api.replay import Replays
 from server.api.rest.application import build_rest
 from server.api.roster import Roster
+from server.api.telemetry import observed
 from server.api.traffic import Traffic
 from server.api.verdict_counts import INTERVAL_S as VERDICTS_INTERVAL_S
 from server.api.verdict_counts import VerdictBook
@@ -73,6 +74,7 @@ from server.store.rounds import RoundStore
 from server.store.tasks import TaskStore
 from server.store.verdict_counts import VerdictCountStore
 from server.store.verifiers import VerifierStore
+from server.telemetry.meter import Meter
 from verifiers.registry import close as close_verifiers
 
 OpenEngine = Callable[[EngineSettings], Engine]
@@ -80,12 +82,14 @@ OpenEngine = Callable[[EngineSettings], Engine]
 _log = structlog.get_logger(__name__)
 
 
-def create_app(settings: Settings, *, open_engine: OpenEngine = open_sglang) -> Gate:
+def create_app(settings: Settings, *, open_engine: OpenEngine = open_sglang, meter: Meter | None = None) -> Gate:
     """Make the application; `open_engine` makes the client of the engine at `engine.url`, once for each engine.
+
+    `meter` is what counts where several processes tell of themselves together.
 
     Nothing is opened before its lifespan begins.
     """
-    return Gate(build_rest(partial(_live, settings=settings, open_engine=open_engine)))
+    return Gate(build_rest(partial(_live, settings=settings, open_engine=open_engine, meter=meter)))
 
 
 def create_app_from_environment() -> Gate:
@@ -99,10 +103,13 @@ def create_app_from_environment() -> Gate:
 
 
 @asynccontextmanager
-async def _live(app: FastAPI, *, settings: Settings, open_engine: OpenEngine) -> AsyncIterator[None]:
+async def _live(
+    app: FastAPI, *, settings: Settings, open_engine: OpenEngine, meter: Meter | None
+) -> AsyncIterator[None]:
     """Open everything, serve, and close it in the opposite order: loops, log, engine, database."""
     async with AsyncExitStack() as stack:
         context = await _open_context(settings, open_engine, stack)
+        context = await stack.enter_async_context(observed(context, meter))
         await stack.enter_async_context(_watching(context))
         app.state.context = context
         yield

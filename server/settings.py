@@ -101,6 +101,20 @@ class VerifierSettings(BaseModel):
     stop_s: float = Field(default=30.0, gt=0)  # ... and for so long, before one is tried again
 
 
+class TelemetrySettings(BaseModel):
+    """What the API processes tell those who watch them: metrics, traces, a line for each episode."""
+
+    metrics: bool = True  # whether `/metrics` is there and anything is counted for it
+    metrics_token: str = Field(default="", repr=False)  # opens `/metrics` and nothing else; else a viewer's key does
+    metrics_open: bool = False  # whether `/metrics` needs neither: for whoever reaches the port
+    traces_url: str = ""  # where spans are sent, OTLP over HTTP (http://host:4318/v1/traces); "": there are no traces
+    traces_headers: dict[str, str] = Field(default_factory=dict, repr=False)  # sent along with them
+    traces_share: float = Field(default=1.0, ge=0, le=1)  # of episodes whose client did not decide it by `traceparent`
+    traces_content: bool = False  # whether spans hold what was said
+    traces_service: str = "mulligan"  # `service.name`
+    episode_lines: bool = False  # whether each episode is a line of the process's log, at the level `info`
+
+
 class RoundSizes(BaseSettings):
     """What the server tells of the trainer's settings, which are these and more: how much a round and its gate want."""
 
@@ -141,6 +155,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     verifiers: VerifierSettings = VerifierSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     def model_post_init(self, _context: object) -> None:
         """Fill what derives from the data folder."""
@@ -182,6 +197,7 @@ class Settings(BaseSettings):
             "MULLIGAN_LOG": self.log.model_dump_json(),
             "MULLIGAN_LIMITS": self.limits.model_dump_json(),
             "MULLIGAN_VERIFIERS": self.verifiers.model_dump_json(),
+            "MULLIGAN_TELEMETRY": self.telemetry.model_dump_json(),
         }
         for name in (
             "held_out_share",

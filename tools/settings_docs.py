@@ -40,6 +40,7 @@ SECTIONS = {
     "LOG": "The episode log",
     "LIMITS": "What a request may ask for",
     "VERIFIERS": "What verifiers may reach",
+    "TELEMETRY": "Metrics, traces and logs",
     "TRAINER": "Rounds",
 }
 ABOUT = {
@@ -47,7 +48,7 @@ ABOUT = {
     "MULLIGAN_HOST": "address that the API listens on",
     "MULLIGAN_PORT": "port that the API listens on; 0: a free one",
     "MULLIGAN_WORKER_HEARTBEAT_S": "how often a worker says that its round lives",
-    "MULLIGAN_LOG_LEVEL": "what is logged, at least",
+    "MULLIGAN_LOG_LEVEL": "what is logged, at least; `debug` may show what was said in requests",
     "MULLIGAN_LOG_JSON": "whether logs are lines of JSON",
     "MULLIGAN_ENGINE__KIND": "the embedded engine, or SGLang",
     "MULLIGAN_ENGINE__URL": "where the engine listens",

@@ -3,6 +3,7 @@
 Routes take it with `Rooms`; the chat endpoint is given it. It holds no request.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -35,6 +36,9 @@ from server.store.rounds import RoundStore
 from server.store.tasks import TaskStore
 from server.store.verdict_counts import VerdictCountStore
 from server.store.verifiers import VerifierStore
+from server.telemetry.meter import Meter
+from server.telemetry.tally import Series
+from server.telemetry.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ class Context:
     redact: Redact | None = None
     watch: VerdictWatch = field(default_factory=VerdictWatch)
     round_sizes: RoundSizes = field(default_factory=RoundSizes)
+    meter: Meter | None = None
+    vital_signs: Callable[[], Awaitable[Series]] | None = None
+    traces: Traces | None = None
 
 
 async def read_context(request: Request) -> Context:

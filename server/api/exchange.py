@@ -1,21 +1,29 @@
 """One request on its way: what was asked, the episodes that answer it, the connection. Made by `server.api.serve`."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import structlog
+
 from server.api.context import Context
 from server.api.render import Headers, end_headers, start_headers
 from server.api.surfaces.base import Ask, Surface
+from server.api.telemetry import log_episode, trace_engine
 from server.api.wire import Receive, Send, until_gone
 from server.domain import Attempt, Binding, Episode, LoggedVerdict, Outcome, Reflection
+from server.engine.base import Engine
 from server.orchestration.episode import run
 from server.orchestration.verification import VerifierSet
+from server.telemetry.traces import EpisodeTrace
 
 Progress = Callable[[int, Attempt | Reflection], Awaitable[None]]
 """Is told of every attempt and reflection as soon as it is whole, with the index of its choice."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -33,6 +41,8 @@ class Exchange:
     send: Send
     headers: Headers
     """What the key's limits add to the answer's headers."""
+    traces: tuple[EpisodeTrace, ...] = ()
+    """Of each episode, where traces are on."""
 
     def start_headers(self) -> Headers:
         """Headers that are known when the episodes begin."""
@@ -75,16 +85,44 @@ class Exchange:
 
     async def record(self) -> None:
         """Log the episodes; they are safe when this returns. Raises: StoreUnavailable."""
+        began_ns, logged = time.time_ns(), False
         kept = [episode if episode.store else without_content(episode) for episode in self.episodes]
-        if len(kept) == 1:
-            await self.context.log.record(kept[0])
-        else:
-            await asyncio.gather(*map(self.context.log.record, kept))
+        try:
+            if len(kept) == 1:
+                await self.context.log.record(kept[0])
+            else:
+                await asyncio.gather(*map(self.context.log.record, kept))
+            logged = True
+        finally:
+            self._tell(began_ns, logged=logged)
+
+    def name_in_logs(self, index: int) -> None:
+        """Let every line that this task logs from now on say which episode it is about."""
+        structlog.contextvars.bind_contextvars(episode=self.episodes[index].id)
+
+    def engine_of(self, index: int) -> Engine:
+        """Give the engine that the episode of a choice asks."""
+        return trace_engine(self.context.engine, self.traces, index)
+
+    def _tell(self, log_began_ns: int, *, logged: bool) -> None:
+        """Count and trace the episodes that are over. The answer goes first: nothing here may stand in its way."""
+        meter, lines = self.context.meter, self.context.settings.telemetry.episode_lines
+        try:
+            for episode in self.episodes:
+                if meter is not None:
+                    meter.tally.count_episode(episode)
+                if lines:
+                    log_episode(episode)
+            for trace in self.traces:
+                trace.end(log_began_ns, logged=logged)
+        except Exception:  # noqa: BLE001 -- the client's answer is whole
+            _log.exception("telemetry_broke")
 
     async def _run(self, progress: Progress | None, index: int) -> None:
+        self.name_in_logs(index)
         await run(
             self.episodes[index],
-            engine=self.context.engine,
+            engine=self.engine_of(index),
             verify=self.verify,
             body=self.ask.choices[index].body,
             deadline_at=self.deadline_at,

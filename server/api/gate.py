@@ -6,6 +6,7 @@ away.
 """
 
 import asyncio
+import time
 from functools import partial
 
 import structlog
@@ -15,6 +16,8 @@ from server.api.auth import require_scope
 from server.api.context import Context
 from server.api.errors import internal_error
 from server.api.replay import HEADER as IDEMPOTENCY_KEY
+from server.api.rest.metrics import LET_IN, needs_no_key
+from server.api.rest.metrics import PATH as METRICS
 from server.api.serve import serve
 from server.api.surfaces.base import Surface
 from server.api.surfaces.chat import ChatSurface
@@ -33,6 +36,7 @@ from server.api.wire import (
 )
 from server.domain import ApiKey, new_id
 from server.errors import EngineUnavailable, InvalidRequest, MulliganError
+from server.telemetry.tally import GONE
 
 SURFACES: dict[tuple[str, str], Surface] = {
     ("POST", "/v1/chat/completions"): ChatSurface(),
@@ -40,6 +44,16 @@ SURFACES: dict[tuple[str, str], Surface] = {
     ("POST", "/v1/completions"): CompletionsSurface(),
 }
 """What generates: served from here, without a framework."""
+COUNTED_AS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/health": "health",
+    "/ready": "health",
+    METRICS: "metrics",
+}
+"""What requests are counted as; all others as `rest`: no label may grow with what clients ask for."""
 PUBLIC = frozenset(
     (method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready", "/docs", "/openapi.json")
 )
@@ -68,11 +82,12 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = read_request_id(scope) or new_id("req")
         started = whole = False
+        status, began = GONE, time.perf_counter()
 
         async def send_with_id(message: dict) -> None:
-            nonlocal started, whole
+            nonlocal started, whole, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             else:
                 whole = not message.get("more_body", False)
@@ -96,6 +111,15 @@ class Gate:
                 await send_error(send_with_id, internal_error(), [])
             elif not whole:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
+        finally:
+            self._count(scope, status, began)
+
+    def _count(self, scope: Scope, status: int, began: float) -> None:
+        context: Context | None = getattr(self.rest.state, "context", None)
+        if context is not None and context.meter is not None:
+            path = scope["path"]
+            duration_s = time.perf_counter() - began if (scope["method"], path) in SURFACES else None
+            context.meter.tally.count_request(COUNTED_AS.get(path, "rest"), status, duration_s)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: Context | None = getattr(self.rest.state, "context", None)
@@ -103,6 +127,10 @@ class Gate:
             raise EngineUnavailable("The server is starting.")
         door = (scope["method"], scope["path"])
         if door in PUBLIC:
+            await self.rest(scope, receive, send)
+            return
+        if door == ("GET", METRICS) and needs_no_key(read_header(scope, b"authorization"), context):
+            scope.setdefault("state", {})[LET_IN] = True
             await self.rest(scope, receive, send)
             return
         key = await context.keyring.recognise(read_header(scope, b"authorization").decode("latin-1"))

@@ -15,6 +15,7 @@ from server.api.render import refusal_of, sum_usage
 from server.api.resolution import choose_adapter, make_episodes, resolve_target
 from server.api.streams import answer_held, answer_live
 from server.api.surfaces.base import Ask, Surface
+from server.api.telemetry import open_traces
 from server.api.wire import Receive, Scope, Send, in_time, read_header, send_error, send_json
 from server.domain import ApiKey, VerifyMode
 from server.errors import MulliganError, TooLarge
@@ -34,6 +35,7 @@ async def serve(
 
     Raises: MulliganError for what is wrong before an episode begins, ClientGone.
     """
+    began_ns = time.time_ns()
     ask = await surface.extend(surface.read(body, key, context), key, context)
     refuse_much(ask, body, context)
     target = await resolve_target(ask.request, key, context)
@@ -43,7 +45,7 @@ async def serve(
     admission = NO_LIMITS if limiter.unlimited(key) else await limiter.admit(key)
     count, episodes = len(ask.choices), ()
     try:
-        await context.traffic.enter(count, receive, deadline_at)
+        queued_ns = await _enter(context, count, receive, deadline_at)
         try:
             # From here to the count in flight there is no await: no flip of the champion can come between them.
             adapter, drawn = choose_adapter(target, ask, key, context)
@@ -51,12 +53,25 @@ async def serve(
                 ours = {"adapter": adapter, "verify": verify, "key": key, "context": context, "conversation": drawn}
                 episodes = make_episodes(ask, target.task, **ours)
                 ways = (deadline_at, keep_alive_s, receive, send, admission.headers)
-                await _answer(Exchange(context, surface, ask, episodes, verify, *ways))
+                traceparent = read_header(scope, b"traceparent")
+                traces = open_traces(context, episodes, traceparent, began_ns, queued_ns)
+                await _answer(Exchange(context, surface, ask, episodes, verify, *ways, traces))
         finally:
             context.traffic.leave(count)
     finally:
         if admission is not NO_LIMITS:
             admission.finish(sum_usage(episodes).total_tokens)
+
+
+async def _enter(context: Context, count: int, receive: Receive, deadline_at: float) -> int:
+    """Find room, and say since when it was sought (Unix nanoseconds). Raises: as `Traffic.enter`."""
+    sought_ns = time.time_ns()
+    try:
+        await context.traffic.enter(count, receive, deadline_at)
+    finally:
+        if context.meter is not None:
+            context.meter.tally.count_queued((time.time_ns() - sought_ns) / 1e9)
+    return sought_ns
 
 
 def refuse_much(ask: Ask, body: bytes, context: Context) -> None:

@@ -87,10 +87,11 @@ async def answer_live(exchange: Exchange) -> None:
 
 async def _relay(exchange: Exchange, stream: EventStream, events: Events, index: int) -> None:
     """Pass the chunks of one choice on; what the surface keeps is sent once the episodes are logged."""
+    exchange.name_in_logs(index)
     episode, gathering = exchange.episodes[index], Gathering()
     started_at, started = time.time(), time.perf_counter()
     headers = exchange.start_headers()
-    chunks = open_stream(exchange.context.engine, exchange.ask.choices[index].body, episode.adapter)
+    chunks = open_stream(exchange.engine_of(index), exchange.ask.choices[index].body, episode.adapter)
     try:
         async with asyncio.timeout(max(0.0, exchange.deadline_at - time.time())):
             async for payload in chunks:

@@ -1,7 +1,7 @@
 """Serves the API on one port: in this process, or in several that it starts and keeps alive.
 
-Called by `mulligan serve`; run as a script, `python -m server.cli.serving NUMBER LISTENER TABLE`, it is one of several.
-They share the port, the database and the data folder, and nothing else.
+Called by `mulligan serve`; run as a script, `python -m server.cli.serving NUMBER LISTENER TABLE SLOTS`, it is one of
+several. They share the port, what they count for `/metrics`, the database and the data folder, and nothing else.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ from server.supervisor.child import Child, ChildSpec
 from server.supervisor.plan import api_url, part_environment
 from server.supervisor.sharing import Acceptor, SharedPort, listen
 from server.supervisor.supervise import ChildEvent, Happening, supervise
+from server.telemetry.meter import Meter
+from server.telemetry.sharing import SharedSlots
 
 _COLLECT_AT = (20_000, 20, 20)
 DRAIN_S = 4
@@ -70,7 +72,7 @@ def serve_together(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _keep_together(settings: Settings, listener: socket.socket, hurried: asyncio.Event) -> None:
-    port = SharedPort.open(listener, settings.workers)
+    port, slots = SharedPort.open(listener, settings.workers), SharedSlots.open(settings.workers)
     names = {f"API {number}": number for number in range(1, settings.workers + 1)}
 
     def announce(event: ChildEvent) -> None:
@@ -81,7 +83,7 @@ async def _keep_together(settings: Settings, listener: socket.socket, hurried: a
         details = {"detail": event.detail} if event.detail else {}
         (_log.warning if bad else _log.info)(f"worker_{event.happening}", worker=number, **details)
 
-    specs = [_specify(settings, port, name, number) for name, number in names.items()]
+    specs = [_specify(settings, port, slots, name, number) for name, number in names.items()]
     _log.info("api_listens", url=api_url(settings), workers=settings.workers)
     async with supervise(specs, None, announce, hurried):
         try:
@@ -90,16 +92,18 @@ async def _keep_together(settings: Settings, listener: socket.socket, hurried: a
             listener.close()  # whoever connects from now on is refused at once, and need not wait for the drain
 
 
-def _specify(settings: Settings, port: SharedPort, name: str, number: int) -> ChildSpec:
+def _specify(settings: Settings, port: SharedPort, slots: SharedSlots, name: str, number: int) -> ChildSpec:
+    files = (*port.files, slots.descriptor)
+
     async def accepts(_child: Child) -> bool:
         return port.is_there(number)
 
     return ChildSpec(
         name,
-        [sys.executable, "-m", "server.cli.serving", str(number), *map(str, port.files)],
+        [sys.executable, "-m", "server.cli.serving", str(number), *map(str, files)],
         part_environment(settings),
         accepts,
-        pass_fds=port.files,
+        pass_fds=files,
         # Told politely should we vanish: what was asked is answered, or logged as cancelled.
         parting_signal=signal.SIGTERM,
     )
@@ -164,13 +168,15 @@ def main(arguments: list[str]) -> bool:
     settings = Settings()
     redact = make_log_redactor(settings.log.redact)
     configure_logs(settings.log_level, json=settings.log_json, worker=number, redact=redact)
-    server = SharingServer(_configure(settings), SharedPort.take_up(files), number)
+    *port, slots = files
+    meter = Meter(number, SharedSlots(slots))
+    server = SharingServer(_configure(settings, meter), SharedPort.take_up(port), number)
     server.run()
     return server.started
 
 
-def _configure(settings: Settings) -> uvicorn.Config:
-    app = create_app(settings)
+def _configure(settings: Settings, meter: Meter | None = None) -> uvicorn.Config:
+    app = create_app(settings, meter=meter)
     # What is there now stays to the end; walking over it again and again would be a tenth of what a request costs.
     gc.collect()
     gc.freeze()

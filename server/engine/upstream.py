@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from server.engine.trace_context import name_trace
 from server.errors import EngineBroken, EngineTimeout, EngineUnavailable, EngineUnreached, MulliganError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -242,7 +243,7 @@ class Upstream:
     async def _begin(self, method: str, path: str, body: bytes, *, streams: bool) -> _Connection:
         connection = self._take_idle() or await self._connect()
         self._busy.add(connection)
-        connection.send(self._head(method, path) + b"%d\r\n\r\n" % len(body), body, streams=streams)
+        connection.send(self._head(method, path) + b"%d\r\n%b\r\n" % (len(body), name_trace()), body, streams=streams)
         return connection
 
     def give_back(self, connection: _Connection) -> None:

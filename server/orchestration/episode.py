@@ -74,7 +74,9 @@ class _Loop:
                     retried = await self._retry(failed, reflection)
             except Exception as error:  # noqa: BLE001 -- the client has an answer: whatever broke the retry, it gets that
                 episode.error = f"retry {failed.number}: {type(error).__name__}: {error}".rstrip(": ")
-                _log.warning("retry_given_up", episode=episode.id, error=episode.error)
+                # What it says may quote the request: only the episode log has that.
+                _log.warning("retry_given_up", episode=episode.id, retry=failed.number, error=type(error).__name__)
+                _log.debug("retry_given_up", episode=episode.id, error=episode.error)
                 return
             episode.attempts.append(retried)
             await self._tell(retried)

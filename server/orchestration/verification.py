@@ -115,7 +115,9 @@ class BoundVerifier:
             reason = f"no verdict within {timeout_s:.3g} s" if late else "the verifier timed out"
             verdict = Verdict.abstained(reason, Cause.TIMEOUT)
         except Exception as error:  # noqa: BLE001 -- whatever user code raises, the answer is not to blame
-            _log.warning("verifier_broke", verifier=binding.pin, error=repr(error))
+            # What it says may quote the answer: only the episode log has that.
+            _log.warning("verifier_broke", verifier=binding.pin, error=type(error).__name__)
+            _log.debug("verifier_broke", verifier=binding.pin, error=repr(error))
             verdict = Verdict.abstained(f"the verifier broke: {type(error).__name__}: {error}")
         return LoggedVerdict(
             verifier=binding.pin,

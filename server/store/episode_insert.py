@@ -19,7 +19,7 @@ from sqlalchemy.engine import Dialect
 
 from server.store.database import Database
 from server.store.episode_rows import COLUMNS, TABLES, EpisodeRows, Row
-from server.store.outages import first_line, is_refusal
+from server.store.outages import is_refusal
 from server.store.tombstones import NEWEST, Tombstones, fetch_tombstones
 from server.store.writers import Unexpected, Writer
 
@@ -126,7 +126,7 @@ def set_aside(folder: Path, record: EpisodeRows, error: BaseException) -> None:
         "The database refuses an episode; it is set aside",
         episode=record.episode[0],
         file=str(folder / REJECTED),
-        error=first_line(error),
+        error=type(error).__name__,  # its words, which may quote a value, are in the file
     )
 
 

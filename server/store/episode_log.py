@@ -10,7 +10,9 @@ and under such load at least `commit_interval_ms` lie between the starts of two 
 
 import asyncio
 import contextlib
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +63,8 @@ class EpisodeLog:
     ) -> None:
         self._settings = settings
         self._redact = redact
+        self.note: Callable[[str, int, float], object] | None = None
+        """Is told of each commit: to the `database` or the `spool`, or `refused`; how many episodes, and seconds."""
         self.withheld = 0  # episodes whose content the redactor's failure kept out
         self._probe_interval_s = probe_interval_s
         self._adopt_interval_s = adopt_interval_s
@@ -146,6 +150,7 @@ class EpisodeLog:
 
     async def _write(self, batch: list[_Entry]) -> None:
         """Bring a batch to the database or to the spool, and wake its callers."""
+        started = time.perf_counter()
         if not self._away:
             try:
                 await self._inserter.insert([entry.rows for entry in batch])
@@ -155,6 +160,7 @@ class EpisodeLog:
             else:
                 for entry in batch:
                     entry.resolve()
+                self._note("database", len(batch), started)
                 return
         try:
             taken = await self._backlog.append([entry.rows for entry in batch])
@@ -164,6 +170,12 @@ class EpisodeLog:
         self._spooled.set()
         for entry, safe in zip(batch, taken, strict=True):
             entry.resolve(None if safe else StoreUnavailable("The database is away and the spool takes no more"))
+        self._note("spool", sum(taken), started)
+        self._note("refused", len(taken) - sum(taken), started)
+
+    def _note(self, place: str, episodes: int, started: float) -> None:
+        if self.note is not None and episodes:
+            self.note(place, episodes, time.perf_counter() - started)
 
     async def _replay_forever(self) -> None:
         """Bring spooled episodes home: at the start, when the database is back, and now and then for the dead."""

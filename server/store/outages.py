@@ -37,8 +37,13 @@ def is_unmigrated(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Say in one line what went wrong, for our own logs: the driver's words, not those meant for clients."""
+    """Say in one line what went wrong, for our own logs: the driver's words, not those meant for clients.
+
+    Of what the database refused only the class: drivers quote the value.
+    """
     cause = error.__cause__ if isinstance(error, StoreUnavailable) and error.__cause__ else error
+    if is_refusal(cause):
+        return type(cause).__name__
     return (str(cause) or type(cause).__name__).splitlines()[0]
 
 

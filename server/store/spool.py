@@ -24,6 +24,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 SUFFIX = ".spool"
+TORN = ".torn"
 _FRAME = Struct("<II")
 
 
@@ -139,7 +140,7 @@ class SpoolFile:
 
     def set_aside(self, place: int) -> None:
         """Keep a file that is unreadable from `place` on under another name, for a human, and say so."""
-        torn = self.path.with_suffix(".torn")
+        torn = self.path.with_suffix(TORN)
         log.error("The end of a spool file cannot be read", kept_as=str(torn), at_byte=place, bytes=self.size - place)
         self.path.rename(torn)
         self.release()

@@ -33,4 +33,6 @@ def test_nothing_of_this_machine_and_no_secret_is_on_the_page(monkeypatch):
     assert {row.name for row in rows() if "*secret*" in row.about} == {
         "MULLIGAN_VERIFIERS__SECRETS",
         "MULLIGAN_VERIFIERS__DATABASES",
+        "MULLIGAN_TELEMETRY__METRICS_TOKEN",
+        "MULLIGAN_TELEMETRY__TRACES_HEADERS",
     }

@@ -18,6 +18,7 @@ from server.api.rest import (
     health,
     keys,
     lineage,
+    metrics,
     models,
     panel,
     refused,
@@ -59,7 +60,7 @@ def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
         lineage,
         keys,
     )
-    for room in (health, models, *ours, responses, embeddings, refused):  # the last one takes what is left of OpenAI's
+    for room in (health, metrics, models, *ours, responses, embeddings, refused):  # the last one takes OpenAI's rest
         app.include_router(room.router)
     install_document(app)
     return app

@@ -74,6 +74,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/embeddings"): Rule("/v1/embeddings", **RUN, body={"model": "{task}", "input": "2+2?"}),
     ("GET", "/v1/responses/{response_id}"): Rule("/v1/responses/{response}", **OWN_ALONE),
     ("GET", "/v1/responses/{response_id}/input_items"): Rule("/v1/responses/{response}/input_items", **OWN_ALONE),
+    ("GET", "/metrics"): Rule("/metrics", **INTERNAL),
     ("GET", "/v1/models"): Rule("/v1/models", **LISTED),
     ("GET", "/v1/models/{model:path}"): Rule("/v1/models/{task}", **READABLE),
     ("GET", "/v1/tasks"): Rule("/v1/tasks", **LISTED),

@@ -6,6 +6,7 @@ of parameters; the demo's tiny model brings its own. It must never import torch:
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -139,9 +140,9 @@ class TrainerSettings(RoundSizes):
         known = type(self).model_fields
         for name in merged:
             if name not in known:
-                raise InvalidRequest(
-                    f"unknown training option {name!r}; the options are {', '.join(sorted(known))}", param=name
-                )
+                alike = get_close_matches(name, known, 1)
+                remedy = f"did you mean {alike[0]!r}?" if alike else f"the options are {', '.join(sorted(known))}"
+                raise InvalidRequest(f"unknown training option {name!r}: {remedy}", param=name)
         try:
             return TrainerSettings.model_validate({**self.model_dump(), **merged})
         except ValidationError as error:

@@ -121,7 +121,7 @@ def plan(
     )
     names = [name for name in rows[0] if name != "problems"]
     columns = {"problems": lambda row: row["problems"], **{name: _power(name) for name in names}}
-    title = f"how often a gain of {sizes.gate_effect * 100:.1f} points is seen"
+    title = f"how often a gain of {sizes.gate_effect * 100:.1f} points is seen, by problems and samples of each"
     print_things(rows, columns, as_json=False, title=title)
 
 
@@ -155,8 +155,13 @@ def pairs(
     settings = load_settings(data_dir=data_dir, database_url=database_url)
 
     async def read(database: Database) -> list[tuple[Pair, str]]:
-        if await RoundStore(database).get(round_id) is None:
+        row = await RoundStore(database).get(round_id)
+        if row is None:
             raise NotFound(f"there is no round {round_id!r}: `mulligan round list` shows those there are")
+        if "pairs" not in row.report and not as_json:
+            raise NotFound(
+                f"round {round_id} has no gate to show: `mulligan round show {round_id}` says where it stands"
+            )
         found = await GateStore(database).list(round_id, change=change.value if change else None, limit=limit)
         episodes = EpisodeStore(database)
         return [(one, _read_question(await episodes.get(one.episode_id))) for one in found]
@@ -165,7 +170,7 @@ def pairs(
     if as_json:
         print_json([{**_describe(one), "asked": asked} for one, asked in rows])
         return
-    print_things(rows, PAIRS, as_json=False, none="no such problem")
+    print_things(rows, PAIRS, as_json=False, none="no problem changed so" if change else "the gate asked no problem")
 
 
 def _describe(pair: Pair) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from server.cli.show import error_console, print_fields, print_json, print_thing
 from server.domain import DEFAULT_POOL, Round, Step
 from server.errors import NotFound
 from server.orchestration.slots import find_room, refuse_unplaced
+from server.orchestration.training_options import check_options
 from server.settings import Settings
 from server.store.database import Database
-from server.store.rounds import RoundStore
+from server.store.rounds import DECIDED, RoundStore
 from server.store.tasks import TaskStore
 
 app = typer.Typer(help="Start, list, show and cancel training rounds.", no_args_is_help=True)
@@ -40,7 +41,8 @@ _SHOWN_METRICS = (
 _TOLD = frozenset(
     {
         *("plan", "looks", "guards", "pairs", "controls", "reason", "selection", "objective", "budget", "recipe"),
-        "replayed_steps",
+        *("n", "samples", "first_before", "first_after", "second_before", "second_after", "difference", "ci95"),
+        *("first_difference", "first_ci95", "decision", "replayed_steps"),
     }
 )
 """What of a round's report is shown in words."""
@@ -52,7 +54,7 @@ COLUMNS = {
     "task": lambda row: row.task,
     "number": lambda row: row.number,
     "state": lambda row: row.state.value,
-    "phase": lambda row: row.phase or describe_place(row),
+    "phase": lambda row: describe_phase(row) or describe_place(row),
     "steps": lambda row: f"{row.steps_done}/{row.steps_total}" if row.steps_total else "",
     "adapter": lambda row: row.adapter,
     "reason": lambda row: row.reason,
@@ -89,6 +91,7 @@ def start(
         found = await TaskStore(database).get(task)
         if found is None:
             raise NotFound(f"there is no task {task!r}: `mulligan tasks list` shows those there are")
+        await check_options(found.training.options, options)
         refuse_unplaced(await TaskStore(database).list(), await find_room(settings.engine), found)
         return await RoundStore(database).create(task, options)
 
@@ -140,6 +143,11 @@ def cancel(
     _print_round(row, [], as_json=as_json)
 
 
+def describe_phase(row: Round) -> str:
+    """Say what a round does, or what it did when it broke off; "" where it came to a decision."""
+    return "" if row.state in DECIDED else row.phase
+
+
 def describe_place(row: Round) -> str:
     """Say where in the queue of its pool a round waits; "" where it does not."""
     if not row.place:
@@ -176,7 +184,7 @@ def _print_round(row: Round, steps: list[Step], *, as_json: bool) -> None:
     print_fields(
         {
             "round": f"{row.id} (number {row.number} of task {row.task})",
-            "state": " ".join(filter(None, [row.state.value, row.phase and f"({row.phase})"])),
+            "state": row.state.value + (f" ({phase})" if (phase := describe_phase(row)) else ""),
             "queue": describe_place(row),
             "reason": row.reason,
             "cancel asked": "yes" if row.cancel_requested and not row.state.ended else "",
@@ -190,7 +198,7 @@ def _print_round(row: Round, steps: list[Step], *, as_json: bool) -> None:
             **describe_budget(row.report),
             **describe_gate(row.report, row.id),
             "report": {name: value for name, value in row.report.items() if name not in _TOLD},
-            "times": f"made {when(row.created_at)}, started {when(row.started_at)}, ended {when(row.ended_at)}",
+            "times": ", ".join(f"{word} {when(at)}" for word, at in _list_times(row) if at),
         }
     )
     print_gate(row.report)
@@ -198,6 +206,10 @@ def _print_round(row: Round, steps: list[Step], *, as_json: bool) -> None:
         shown = [name for name in _SHOWN_METRICS if any(name in step.metrics for step in steps)]
         columns = {"step": lambda step: step.number, **{name: _metric(name) for name in shown}}
         print_things(steps, columns, as_json=False)
+
+
+def _list_times(row: Round) -> list[tuple[str, float]]:
+    return [("made", row.created_at), ("started", row.started_at), ("ended", row.ended_at)]
 
 
 def _say_stop(report: Mapping[str, Any]) -> str:

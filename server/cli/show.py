@@ -15,7 +15,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-_PIPE_COLUMNS = 1000  # so that nothing is cut where the output is not a terminal
+_PIPE_COLUMNS = 1000  # where the output is not a terminal; a table that needs more gets it, so that nothing is cut
+_MOST_COLUMNS = 1_000_000
 _CELL_COLUMNS = 200  # of a table on a terminal; `show` and `--json` have all of it
 _NARROW_COLUMNS = 20  # a cell of a table is never wrapped to less: times, states and figures stay on one line
 _GAP = 2
@@ -70,7 +71,12 @@ def print_things(
     cells = {name: [_flatten(_cell(render(thing))) for thing in things] for name, render in columns.items()}
     filled = {name: column for name, column in cells.items() if any(cell.plain for cell in column)}
     if not console.is_terminal:
-        console.print(_lay_out(filled, [None] * len(filled), title))
+        table = _lay_out(filled, [None] * len(filled), None)
+        boundless = console.options.update(width=_MOST_COLUMNS)
+        console.width = max(_PIPE_COLUMNS, console.measure(table, options=boundless).maximum)
+        if title:
+            console.print(title, markup=False)
+        console.print(table)
         return
     for cell in (cell for column in list(filled.values())[1:] for cell in column):
         cell.truncate(_CELL_COLUMNS, overflow="ellipsis")
@@ -147,7 +153,12 @@ def _cell(value: Any) -> Text:
         return Text("")
     if isinstance(value, Mapping | list | tuple):
         return Text(json.dumps(to_json(value), ensure_ascii=False) if value else "")
-    return Text(tame(f"{value:.3f}" if isinstance(value, float) else str(value)))
+    return Text(tame(_figure(value) if isinstance(value, float) else str(value)))
+
+
+def _figure(value: float) -> str:
+    """Three digits after the point, and where those would be noughts, two that say something."""
+    return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
 
 
 def _flatten(cell: Text) -> Text:

@@ -30,6 +30,7 @@ from server.orchestration.fingerprints import list_doubts
 from server.orchestration.progress import read_progress
 from server.orchestration.signals import Signal
 from server.orchestration.slots import find_room, plan_slots
+from server.orchestration.training_options import check_options
 from server.settings import POOL_NAME, RoundSizes, Settings
 from server.store.adapters import AdapterStore
 from server.store.database import Database
@@ -301,6 +302,7 @@ async def _apply(database: Database, task: Task, given: Mapping[str, Any]) -> Ta
     if "option" in said:
         options = {**training.options, **parse_pairs(said["option"], "--option")}
         training = replace(training, options={name: value for name, value in options.items() if value != ""})
+        await check_options(training.options)
     training = apply_canary(await apply_trust(database, training, given), given)
     words = {"reflect": said.get("reflect_prompt"), "retry": said.get("retry_prompt")}
     return replace(

@@ -62,7 +62,9 @@ class RoundStore:
                 made = _decode(await fetch_one(connection, statement.returning(rounds)))
                 return (await give_places(connection, [made]))[0]
         except IntegrityError as error:
-            raise Conflict(f"A round of {task!r} is queued or running already") from error
+            open_one = await self._find_last(task, rounds.c.state.in_(OPEN))
+            remedy = f": wait for {open_one.id}, or cancel it" if open_one else ": ask again"  # it ended just now
+            raise Conflict(f"A round of {task!r} is queued or running already{remedy}") from error
 
     async def get(self, round_id: str) -> Round | None:
         """Find a round by its id."""

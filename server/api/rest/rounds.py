@@ -14,6 +14,7 @@ from server.api.rest.tasks import find_task
 from server.domain import Event, Round
 from server.errors import NotFound
 from server.orchestration.slots import find_room, refuse_unplaced
+from server.orchestration.training_options import check_options
 
 router = APIRouter(prefix="/v1", tags=["rounds"])
 reader = [Depends(needs(READ_ALL))]
@@ -23,8 +24,9 @@ reader = [Depends(needs(READ_ALL))]
 async def start_round(task: str, rooms: Rooms, key: Caller, body: RoundBody | None = None) -> Round:
     """Ask for a round of a task. 409 while one is queued or running."""
     found = await find_task(task, rooms)
-    refuse_unplaced(await rooms.tasks.list(), await find_room(rooms.settings.engine), found)
     options = body.options if body else {}
+    await check_options(found.training.options, options)
+    refuse_unplaced(await rooms.tasks.list(), await find_room(rooms.settings.engine), found)
     queued = await rooms.rounds.create(task, options)
     await rooms.events.add(Event("round.requested", queued.id, key.id, {"task": task, "options": options}, time.time()))
     await asyncio.to_thread(rooms.doorbell.ring_round, queued.id, queued.pool)  # blocks while the broker is away

@@ -19,6 +19,7 @@ from server.domain import ApiKey, BindingMode, CanaryPolicy, Event, RetryPolicy,
 from server.errors import Conflict, InvalidRequest, NotFound
 from server.orchestration.canary_policy import read_canary_policy
 from server.orchestration.progress import read_progress
+from server.orchestration.training_options import check_options
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 admin = [Depends(needs(ADMIN))]
@@ -106,6 +107,7 @@ async def _read_changes(body: TaskChanges, task: Task, rooms: Context) -> dict[s
         if named.get("canary") is not None:
             named["canary"] = _read_canary(named["canary"], task)
         changes["training"] = replace(task.training, **named)
+        await check_options(named.get("options") or {})
         await _check_trusted(named.get("trust_feedback") or (), rooms)
     if body.prompts is not None:
         given = body.prompts.model_dump(exclude_unset=True)

@@ -246,6 +246,14 @@ def test_a_task_says_what_becomes_of_unknown_fields(api):
     assert api.ask("PATCH", "/v1/tasks/lenient", {"unknown_fields": "guess"})[0] == 400
 
 
+def test_options_that_no_trainer_knows_are_refused(api):
+    said = api.ask("POST", "/v1/tasks/sums/rounds", {"options": {"stepz": 2}})
+    assert (said[0], said[1]["error"]["param"]) == (400, "stepz")
+    said = api.ask("POST", "/v1/tasks", {"name": "misspelt", "training": {"options": {"steps": 0}}})
+    assert (said[0], said[1]["error"]["param"]) == (400, "steps")
+    assert api.ask("GET", "/v1/tasks/misspelt")[0] == 404
+
+
 def test_a_round_is_asked_for_and_cancelled(api):
     status, queued, _ = api.ask("POST", "/v1/tasks/sums/rounds", {"options": {"steps": 2}})
     assert status == 201, queued

@@ -171,11 +171,23 @@ def test_rounds_are_started_listed_and_cancelled(folder: Path, capsys, monkeypat
     assert (row["state"], row["number"], row["options"]) == ("queued", 1, {"steps": 2})
     assert row["id"] in run("round", "list")
     assert run_json("round", "show", row["id"])["steps"] == []
-    assert "queued or running already" in fail(capsys, monkeypatch, "round", "start", "sql")
+    assert f"running already: wait for {row['id']}" in fail(capsys, monkeypatch, "round", "start", "sql")
+    assert f"{row['id']} has no gate to show" in fail(capsys, monkeypatch, "gate", "pairs", row["id"])
+    assert "ended" not in run("round", "show", row["id"])
     assert run_json("round", "cancel", row["id"])["state"] == "cancelled"
     assert "cancelled" in run("round", "show", row["id"])
     assert "no task 'nope'" in fail(capsys, monkeypatch, "round", "start", "nope")
     assert "no round 'rd_0'" in fail(capsys, monkeypatch, "round", "show", "rd_0")
+
+
+def test_options_that_no_trainer_knows_are_refused_before_a_round_waits_for_them(folder: Path, capsys, monkeypatch):
+    run("tasks", "create", "sql")
+    said = fail(capsys, monkeypatch, "round", "start", "sql", "--option", "stepz=2")
+    assert "unknown training option 'stepz': did you mean 'steps'?" in said
+    assert "training option 'steps' is 'two'" in fail(
+        capsys, monkeypatch, "tasks", "update", "sql", "--option", "steps=two"
+    )
+    assert run_json("round", "list") == []
 
 
 def test_adapters_need_force_where_no_gate_passed_them(folder: Path, capsys, monkeypatch):

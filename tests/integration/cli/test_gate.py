@@ -74,6 +74,7 @@ def test_a_round_says_what_its_gate_found(folder: Path, capsys, monkeypatch):  #
         "+0.0 points (-10.0 to +10.0)",
     ):
         assert said in shown
+    assert '"second_before"' not in shown  # said in words
     assert run_json("round", "show", round_id)["report"]["decision"] == "promoted"
     drawn = run("gate", "pairs", round_id)
     assert "fixed" in drawn

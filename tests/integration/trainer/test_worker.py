@@ -100,7 +100,7 @@ async def test_a_round_that_cannot_run_fails_with_its_own_words(settings, stores
     created = await stores.rounds.create("letters", {"step": 3})
     Doorbell(settings).ring_round(created.id)
     ended = await _wait_for_state(stores, created.id, RoundState.FAILED)
-    assert ended.reason.startswith("unknown training option 'step'; the options are ")
+    assert ended.reason.startswith("unknown training option 'step': did you mean 'steps'?")
 
 
 async def test_a_worker_that_is_told_to_stop_takes_its_trainer_along(settings, stores, task, start_worker):

@@ -64,3 +64,20 @@ def test_a_row_is_one_line_where_the_output_is_no_terminal(capsys):
     rows = [{"id": ID, "state": "two\nlines " + "x" * 300}]
     show.print_things(rows, WIDE, as_json=False)
     assert len(lines(io.StringIO(capsys.readouterr().out))) == 3
+
+
+def test_a_long_cell_takes_nothing_from_the_others_where_the_output_is_no_terminal(capsys):
+    show.print_things(
+        [{"id": ID, "state": "x" * 3000}], WIDE, as_json=False, title="a title longer than the table " * 40
+    )
+    title, header, _rule, row = lines(io.StringIO(capsys.readouterr().out))
+    assert title.count("longer") == 40
+    assert header.split()[:3] == ["id", "state", "at"]
+    assert row.split()[:2] == [ID, "x" * 3000]
+    assert row.count("a value") == 6
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "0.000"), (-0.00003, "-3.0e-05"), (0.234, "0.234")])
+def test_a_small_figure_is_told_from_none(capsys, value, said):
+    show.print_fields({"kl": value})
+    assert capsys.readouterr().out.split() == ["kl", said]

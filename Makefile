@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo up test test-unit check format demo-model sglang-cpu clients oracles bench bench-gateway bench-peers bench-swaps bench-verifiers lock docs clean
+.PHONY: help demo up test test-unit check format demo-model sglang-cpu clients oracles bench bench-gateway bench-paper bench-peers bench-swaps bench-verifiers lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -67,6 +67,9 @@ bench-peers: ## Install those other gateways into an environment of their own, .
 
 bench-verifiers: $(STAMP) ## What a verdict costs, kind by kind; ARGS="--help" teaches
 	@$(BIN)/python -m bench.verifiers $(ARGS)
+
+bench-paper: $(STAMP) ## The paper's set-up with a model of your own, on a GPU with SGLang; ARGS="--help" teaches
+	@$(BIN)/python -m bench.paper $(ARGS)
 
 bench-swaps: $(STAMP) ## Hot swaps under streams on SGLang, beside servers that stop for them; ARGS="--help" teaches
 	@$(BIN)/python -m bench.swaps $(ARGS)

@@ -1,4 +1,4 @@
-"""Writes the table of docs/metrics.md from server/telemetry/catalogue.py, for `make docs`; a test keeps them in step."""
+"""Writes the table of docs/metrics.md from the catalogue of metrics, for `make docs`; a test keeps them in step."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,9 @@
 """Keeps the log within its bounds, from the worker's tick: makes months ahead, and takes what is past its limit.
 
+It also deletes here what a deletion on another machine could not reach.
+
 A little at a time, for a tick has rounds to start; where more is left, the next tick goes on. It must never touch a
-round that is queued or running, nor a folder that an adapter lies in.
+round that is queued or running, nor, for its age alone, a folder that an adapter lies in.
 """
 
 import asyncio
@@ -16,12 +18,17 @@ from server.errors import StoreUnavailable
 from server.settings import LogSettings
 from server.store.adapters import AdapterStore
 from server.store.database import Database
+from server.store.deletion_files import clean_rounds
+from server.store.deletions import DeletionStore
 from server.store.retention import DAY_S, Pruned, RetentionStore
 from server.store.rollouts import RolloutStore
 from server.store.rounds import RoundStore
 
 LOOK_EVERY_S = 600.0
 ANALYSE_EVERY_S = 86400.0
+DELETIONS = 200
+"""How many of the newest deletions are looked at, for folders that they could not reach."""
+
 WITHIN_S = 2.0
 """How long one look may delete row by row."""
 
@@ -65,9 +72,19 @@ class Upkeep:
         if made or pruned.months or self._clock() >= self._analyse_at:
             await log.analyse()
             self._analyse_at = self._clock() + ANALYSE_EVERY_S
+        await self._clean_rounds(database)
         if self._settings.retention_days:
             await self._forget_rounds(database, time.time() - self._settings.retention_days * DAY_S)
         return pruned
+
+    async def _clean_rounds(self, database: Database) -> None:
+        """Delete the folders that lie here of rounds that saw what was deleted: no API process may run here."""
+        named = {one for deletion in await DeletionStore(database).recent(limit=DELETIONS) for one in deletion.rounds}
+        there = await asyncio.to_thread(lambda: sorted(one for one in named if (self._rounds_dir / one).is_dir()))
+        rows = [(one, await RoundStore(database).get(one)) for one in there]
+        ended = [one for one, row in rows if row is None or row.state.ended]
+        if cleaned := await asyncio.to_thread(clean_rounds, self._rounds_dir, ended):
+            _log.info("rounds_cleaned", rounds=cleaned)
 
     async def _forget_rounds(self, database: Database, before: float) -> None:
         rollouts = await RolloutStore(database).delete_before(before)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,10 +16,14 @@ from server.domain import Adapter, AdapterStatus
 from server.errors import Conflict, NotFound
 from server.store.cleaning import clean_text
 from server.store.database import Database
+from server.store.deletions import TRAINED_ON_DELETED
 from server.store.fencing import RoundEpoch, fence
 from server.store.rows import clean_values, fetch_row, fetch_rows
-from server.store.tables import adapters, verifiers
+from server.store.tables import adapters, rounds, verifiers
 from server.store.withdrawals import TRAINED_ON_REVOKED
+
+INHERITED = (TRAINED_ON_REVOKED, TRAINED_ON_DELETED)
+"""How flags begin that go over to what goes on from an adapter."""
 
 
 class AdapterStore:
@@ -118,10 +122,11 @@ async def _find_flags(connection: AsyncConnection, adapter: Adapter) -> tuple[st
             f"{row['name']}@{row['version']}" for row in await fetch_rows(connection, versions) if row["revoked_at"]
         ]
         flags += [TRAINED_ON_REVOKED + pin for pin in adapter.verifiers if pin in gone]
-    if adapter.parent:
-        above = select(adapters.c.flags).where(adapters.c.name == adapter.parent).with_for_update(read=True)
-        parent = await fetch_row(connection, above)
-        flags += [flag for flag in (parent["flags"] if parent else ()) if flag.startswith(TRAINED_ON_REVOKED)]
+    went_on_from = select(rounds.c.parent).where(rounds.c.id == adapter.round_id)
+    above = or_(adapters.c.name == adapter.parent, adapters.c.name.in_(went_on_from))
+    parents = select(adapters.c.flags).where(above).order_by(adapters.c.name).with_for_update(read=True)
+    for parent in await fetch_rows(connection, parents):
+        flags += [flag for flag in parent["flags"] if flag.startswith(INHERITED)]
     return tuple(dict.fromkeys(flags))
 
 

@@ -86,6 +86,11 @@ class Deletion:
     heartbeat_at: float = 0.0
     ended_at: float = 0.0
 
+    @property
+    def rounds(self) -> Sequence[str]:
+        """The rounds that had seen what it covers, so far as it was found."""
+        return self.report.get("rounds", ())
+
 
 class DeletionStore:
     """The deletions of one database."""

@@ -1,6 +1,6 @@
 """`/v1/deletions` and `DELETE /v1/episodes/{id}`: what was logged goes for good. For admins alone."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -26,7 +26,12 @@ class DeletionBody(BaseModel):
     )
     key: str | None = Field(None, min_length=1, max_length=256, description="the id of the API key that asked")
     episode: str | None = Field(None, min_length=1, max_length=256, description="the id of one episode")
-    before: datetime | None = Field(None, description="only what began before this time")  # fmt: skip
+    before: datetime | None = Field(None, description="only what began before this time, in UTC or the zone it names")
+
+    def read(self) -> Doomed:
+        """Read what is doomed; a time that names no zone is UTC, as on the command line."""
+        before = self.before.replace(tzinfo=self.before.tzinfo or UTC).timestamp() if self.before else 0.0
+        return Doomed(self.user or "", self.key or "", self.episode or "", before)
 
 
 @router.post("/v1/deletions", status_code=202)
@@ -36,9 +41,7 @@ async def create_deletion(body: DeletionBody, rooms: Rooms, caller: Caller) -> d
     Answers once it is done, or after five seconds with `status` `unfinished`: it goes on by itself then, and `left`
     says what it waits for. `adapters` may have learnt from what is gone.
     """
-    before = body.before.timestamp() if body.before else 0.0
-    doomed = Doomed(body.user or "", body.key or "", body.episode or "", before)
-    return await _describe(await rooms.deletions.ask(doomed, actor=caller.id), rooms)
+    return await _describe(await rooms.deletions.ask(body.read(), actor=caller.id), rooms)
 
 
 @router.get("/v1/deletions")

@@ -274,6 +274,14 @@ async def test_rounds_that_saw_it_are_cleaned_and_their_adapters_are_named(
     assert flags["countdown@3"] == flags["sql@9"] == ()
     trace = await lineage.trace(made[0])
     assert trace.rounds[0].episodes == (mine.id,)  # that it was used outlives its content
+    # What goes on from them later is flagged as well, whether they are champion or a candidate that was kept.
+    later = await rounds.lease((await rounds.create("countdown", {})).id, "w")
+    assert later
+    await rounds.update(later.id, later.epoch, parent="countdown@2")
+    of_champion = await adapters.add(Adapter("countdown@5", "countdown", "/x", {}, parent="countdown@1"))
+    of_kept = await adapters.add(Adapter("countdown@6", "countdown", "/x", {}, parent="sql@9", round_id=later.id))
+    assert of_champion.flags == of_kept.flags == (TRAINED_ON_DELETED + done.id,)
+    assert (await adapters.add(Adapter("countdown@7", "countdown", "/x", {}, parent="countdown@3"))).flags == ()
 
 
 async def test_rollouts_go_and_panels_are_blanked(database: Database, log: EpisodeLog, folders: Folders):

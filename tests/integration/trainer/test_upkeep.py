@@ -4,17 +4,20 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from server.domain import Adapter, RoundState, Task
+from server.orchestration.deletion import Folders, run_deletion
 from server.settings import LogSettings, Settings
 from server.store.adapters import AdapterStore
 from server.store.database import Database
+from server.store.deletions import DeletionStore, Doomed
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
 from server.store.partitions import border_id
 from server.store.retention import DAY_S
 from server.store.rounds import RoundStore
+from server.store.tables import round_episodes
 from server.store.tables import rounds as rounds_table
 from server.store.tasks import TaskStore
 from tests.fixtures.episodes import make_episode
@@ -62,6 +65,33 @@ async def test_a_tick_takes_what_is_past_its_limit(tmp_path: Path, database_url:
     assert await EpisodeStore(database).count() == 0
     assert not old.exists()
     assert all(folder.exists() for folder in (holding, young, strange))
+
+
+async def test_what_a_deletion_elsewhere_could_not_reach_is_cleaned_here(tmp_path: Path, database: Database) -> None:
+    log = EpisodeLog(database, LogSettings(), tmp_path / "spool")
+    await log.start()
+    seen = make_episode(key="key_gone")
+    await log.record(seen)
+    await log.stop()
+    saw, other = [await end_round(database, tmp_path / "rounds", ended_at=time.time()) for _ in range(2)]
+    running = await RoundStore(database).lease((await RoundStore(database).create("countdown", {})).id, "w")
+    assert running
+    (tmp_path / "rounds" / running.id).mkdir()
+    async with database.write() as connection:
+        for round_id in (saw.name, running.id):
+            row = {"round_id": round_id, "episode_id": seen.id, "step": 1, "epoch": 1}
+            await connection.execute(insert(round_episodes).values(**row))
+    elsewhere = Folders(tmp_path / "elsewhere" / "spool", tmp_path / "elsewhere" / "rounds")
+    await run_deletion(database, await DeletionStore(database).begin(Doomed(key="key_gone")), elsewhere, wait_s=0.0)
+    assert saw.exists()
+    now = 0.0
+    keep = Upkeep(LogSettings(retention_days=0), tmp_path / "rounds", clock=lambda: now)
+    await keep.look(database)
+    assert [saw.exists(), other.exists(), (tmp_path / "rounds" / running.id).exists()] == [False, True, True]
+    await RoundStore(database).finish(running.id, running.epoch, RoundState.CANCELLED, "")
+    now += upkeep.LOOK_EVERY_S
+    await keep.look(database)
+    assert [path.name for path in (tmp_path / "rounds").iterdir()] == [other.name]
 
 
 async def test_it_looks_now_and_then_and_at_once_where_more_is_left(

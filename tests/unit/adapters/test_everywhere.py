@@ -86,7 +86,7 @@ async def test_every_process_has_to_see_the_adapter_on_every_engine_that_it_asks
     await wait_until_seen("a@1", presence=seeing({"p1": one, "p2": both}, {"p1": both, "p2": both}), timeout_s=5)
     await wait_until_seen("a@1", presence=seeing({"p1": {}}), timeout_s=5)  # it asks none, or is older than this
     with pytest.raises(EngineUnavailable, match=r"e2 \(p1\)"):
-        await wait_until_seen("a@1", presence=seeing({"p1": one, "p2": both}), timeout_s=0.15)
+        await wait_until_seen("a@1", presence=seeing({"p1": one, "p2": both}), timeout_s=0.02)
 
 
 async def test_what_is_being_promoted_is_held_and_released():
@@ -95,7 +95,7 @@ async def test_what_is_being_promoted_is_held_and_released():
         assert holds.told == ["hold a@1"] * 3
     assert holds.told[-1] == "release a@1"
     with pytest.raises(Conflict, match="being unloaded"):
-        async with held("a@1", Holds(busy=99), timeout_s=0.05):
+        async with held("a@1", Holds(busy=99), timeout_s=0.005):
             raise AssertionError
 
 

@@ -15,7 +15,8 @@ from server.engine.base import Completion, EngineState
 from server.errors import AdapterRefused, Conflict, EngineUnavailable, NotFound, StoreUnavailable
 from server.store.moves import Hand
 
-HOW = {"actor": "test", "drain_timeout_s": 0.3}
+HOW = {"actor": "test", "drain_timeout_s": 60.0}
+IN_VAIN = {**HOW, "drain_timeout_s": 0.02}
 PROBE = Probe((1, 2), (5, 6), (-0.1, -0.2), 0.01)
 
 
@@ -149,7 +150,7 @@ async def test_what_a_human_forces_is_marked(world):
 @pytest.mark.parametrize("stuck", [(3, 0), (4, 1)])
 async def test_an_adapter_in_use_is_left_loaded(world, stuck):
     world.live_processes = [make_process(stuck)]
-    task = await hot_swap.promote("t@2", world.rooms(), **HOW)
+    task = await hot_swap.promote("t@2", world.rooms(), **IN_VAIN)
     assert task.champion == "t@2"
     assert "unload t@1" not in world.told
     assert [event.kind for event in world.events] == ["adapter.promoted", "adapter.left_loaded"]
@@ -157,7 +158,7 @@ async def test_an_adapter_in_use_is_left_loaded(world, stuck):
 
 async def test_a_process_that_is_coming_up_is_waited_for(world):
     world.live_processes = [lambda: SimpleNamespace(id="api", acknowledged={}, in_flight={}, replicas={})]
-    await hot_swap.promote("t@2", world.rooms(), **HOW)
+    await hot_swap.promote("t@2", world.rooms(), **IN_VAIN)
     assert "unload t@1" not in world.told
     world.live_processes = [make_process((5, 0))]
     await hot_swap.rollback("t", world.rooms(), **HOW)

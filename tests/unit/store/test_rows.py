@@ -10,7 +10,7 @@ from types import MappingProxyType
 import asyncpg
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -23,7 +23,6 @@ from server.store.packing import pack_ids, pack_logprobs, unpack_ids, unpack_log
 from tests.fixtures.episodes import make_episode
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=12)  # lone surrogates and U+0000 too
-quick = settings(max_examples=40, deadline=None)
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | any_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
@@ -31,7 +30,6 @@ any_json = st.recursive(
 )
 
 
-@quick
 @given(any_text)
 def test_clean_text_fits_everywhere_and_keeps_the_rest(text: str) -> None:
     cleaned = clean_text(text)
@@ -47,7 +45,6 @@ def test_a_surrogate_pair_becomes_its_character() -> None:
     assert clean_text("a\ud83d\ude00b\ud83d") == "a😀b\ufffd"
 
 
-@quick
 @given(any_json)
 def test_json_that_is_encoded_is_clean_and_the_same_otherwise(value: object) -> None:
     encoded = encode_json(value)
@@ -71,7 +68,6 @@ def test_json_keeps_order_and_big_numbers_and_knows_what_is_near_to_json() -> No
         encode_json({"x": object()})
 
 
-@quick
 @given(st.lists(st.integers(-(2**31), 2**31 - 1)), st.lists(st.floats(width=32, allow_nan=False)))
 def test_packing_is_exact_and_little_endian(ids: list[int], logprobs: list[float]) -> None:
     packed_ids, packed_logprobs = pack_ids(ids), pack_logprobs(logprobs)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from verifiers.answers import MAX_DEPTH, MAX_TEXT_CHARS, NotJson, read_json, read_text
@@ -76,7 +76,6 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None, database=None)
 @given(values, st.booleans())
 def test_reads_back_what_was_written(value, ascii_only):
     assert read_json(json.dumps(value, ensure_ascii=ascii_only)) == value

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from verifiers.arithmetic import MAX_CHARS, MAX_DEPTH, MAX_DIGITS, BadExpression, evaluate
@@ -54,20 +54,17 @@ expressions = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, database=None)
 @given(expressions)
 def test_evaluates_as_python_does(text):
     assert ours(text) == reference(text)
 
 
-@settings(max_examples=100, deadline=None, database=None)
 @given(st.text("0123456789+-*/() ", max_size=14))
 def test_accepts_what_python_accepts(text):
     assert ours(text) == reference(text)
 
 
 @given(st.text("0123456789+-*/() \t\xd7\u0663\ud800.=ex", max_size=20))
-@settings(max_examples=100, deadline=None, database=None)
 def test_any_text_is_an_expression_or_a_bad_one(text):
     if ours(text) is not None:
         assert text.isascii()

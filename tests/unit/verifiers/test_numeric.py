@@ -6,7 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from verifiers.base import Cause, InvalidArgs, InvalidVerifier, Status
@@ -336,7 +336,6 @@ async def test_a_float_is_the_decimal_that_it_is_written_as(number):
     assert (await ask({"reference": number}, repr(number))).status is Status.PASSED
 
 
-@settings(max_examples=200)
 @given(left=words, number=st.integers(-(10**6), 10**6), right=words)
 def test_words_never_change_a_number(left, number, right):
     """Whatever words are around a number: it is read as it stands, or refused."""
@@ -347,7 +346,6 @@ def test_words_never_change_a_number(left, number, right):
     assert found in (number, Fraction(number, 100))
 
 
-@settings(max_examples=200)
 @given(
     first=st.integers(0, 10**6),
     between=words.filter(lambda text: not set(text) & set(",/")),
@@ -362,7 +360,6 @@ def test_two_numbers_are_never_one(first, between, second):
     raise AssertionError(f"{text!r} was read as {found}")
 
 
-@settings(max_examples=300)
 @given(text=st.text(max_size=30) | st.text("0123456789.,eE+-\u2212/%\u00d7x*^{}\\ frackm$٤²\n", max_size=20))
 def test_any_text_is_a_number_or_none(text):
     for form in (PLAIN, METRIC):

@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from verifiers import exact, one_of
@@ -132,7 +132,6 @@ letters = st.text(
 ) | st.text(max_size=8)
 
 
-@settings(max_examples=150)
 @given(config=forms, text=letters)
 def test_giving_up_early_never_misses_a_text(config, text):
     """What is in the form of a reference may be as long as that form says, and no shorter than a quarter of it."""

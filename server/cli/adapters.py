@@ -11,6 +11,7 @@ from server.adapters.decisions import RollbackPlan
 from server.adapters.reconcile import ServingShelf
 from server.adapters.rooms import SwapRooms
 from server.cli.canaries import describe_canary, name_actor
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.parts import EngineUrl, with_engine
 from server.cli.retiring import retire
@@ -56,6 +57,8 @@ def list_adapters(
     settings = load_settings(data_dir=data_dir, database_url=database_url)
 
     async def read(database: Database) -> list[Adapter]:
+        if task:
+            await find_task(database, task)
         return flag_doubts(await AdapterStore(database).list(task), await TaskStore(database).list())
 
     print_things(ask_database(settings, read), COLUMNS, as_json=as_json)

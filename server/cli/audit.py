@@ -4,13 +4,12 @@ from typing import Annotated
 
 import typer
 
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.show import print_json, print_things, standard_console
-from server.errors import NotFound
 from server.orchestration.audit import AuditReport, audit_task
 from server.store.audit import AuditStore
 from server.store.database import Database
-from server.store.tasks import TaskStore
 
 SIGNALS = {
     "signal": lambda finding: finding.signal.value,
@@ -37,10 +36,7 @@ def audit(
     settings = load_settings(data_dir=data_dir, database_url=database_url)
 
     async def look(database: Database) -> AuditReport:
-        task = await TaskStore(database).get(name)
-        if task is None:
-            raise NotFound(f"there is no task {name!r}: `mulligan tasks list` shows those there are")
-        return await audit_task(task, AuditStore(database))
+        return await audit_task(await find_task(database, name), AuditStore(database))
 
     report = ask_database(settings, look)
     if as_json:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from server.cli.named import find_task
 from server.cli.options import (
     AsJson,
     DatabaseUrl,
@@ -31,7 +32,6 @@ from server.store.backtests import BacktestStore
 from server.store.database import Database
 from server.store.presence import PresenceStore
 from server.store.rows import to_json
-from server.store.tasks import TaskStore
 from server.store.verdict_counts import VerdictCountStore
 
 LIVE_S = 5.0
@@ -182,8 +182,8 @@ async def _start(database: Database, pin: str, options: BacktestOptions) -> Back
     version = await find_verifier(database, pin)
     if version.revoked_at is not None:
         raise Conflict(f"{version.pin} was revoked: it judges nothing any more")
-    if options.task is not None and await TaskStore(database).get(options.task) is None:
-        raise NotFound(f"there is no task {options.task!r}: `mulligan tasks list` shows those there are")
+    if options.task is not None:
+        await find_task(database, options.task)
     if not await PresenceStore(database).live(LIVE_S):
         raise Conflict("no server runs on this database, and a server does the work: start `mulligan up` or `serve`")
     return await BacktestStore(database).create(version.name, version.version, "", to_json(options))

@@ -1,6 +1,7 @@
 """`mulligan doctor`: what stops, or will stop, this server from serving and training, and what to change."""
 
 import asyncio
+import json
 import time
 from typing import Annotated
 
@@ -100,13 +101,20 @@ def _say_unheard(pool: str) -> Check:
     return Check("worker's own look", CheckState.WARNED, says, "ask again once the round is over, or raise --wait-s")
 
 
+def _put_in_words(says: str) -> str:
+    """Put what a worker told the server as JSON in words: names and values."""
+    if not says.startswith("{"):
+        return says
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in json.loads(says).items())
+
+
 def _print_checks(checks: list[Check]) -> None:
     console = standard_console()
     for check in checks:
         mark, style = _MARKS[check.state]
         where = f" [worker {check.where}]" if check.where else ""
         console.print(f"{mark} ", style=style, end="", markup=False)
-        console.print(tame(f"{check.name}{where}: {check.says}"), markup=False)
+        console.print(tame(f"{check.name}{where}: {_put_in_words(check.says)}"), markup=False)
         if check.remedy:
             console.print(tame(f"     change: {check.remedy}"), markup=False)
     count = {state: sum(check.state is state for check in checks) for state in CheckState}

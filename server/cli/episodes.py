@@ -8,10 +8,12 @@ import typer
 from server.cli.deleting import delete, deletions
 from server.cli.exporting import export
 from server.cli.importing import import_problems
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.show import print_fields, print_json, print_things, standard_console, when
 from server.domain import Episode, Outcome
 from server.errors import NotFound
+from server.store.database import Database
 from server.store.episodes import EpisodeStore
 
 app = typer.Typer(help="List, show, import, export and delete episodes.", no_args_is_help=True)
@@ -57,13 +59,15 @@ def list_episodes(
 ) -> None:
     """List episodes, the newest first."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
-    episodes = ask_database(
-        settings,
-        lambda database: EpisodeStore(database).list(
-            task=task, outcome=outcome, said=feedback, limit=limit, before=before
-        ),
-    )
-    print_things(episodes, COLUMNS, as_json=as_json)
+
+    async def read(database: Database) -> list[Episode]:
+        store = EpisodeStore(database)
+        found = await store.list(task=task, outcome=outcome, said=feedback, limit=limit, before=before)
+        if task and not found:
+            await find_task(database, task)
+        return found
+
+    print_things(ask_database(settings, read), COLUMNS, as_json=as_json)
 
 
 @app.command(epilog="Example: mulligan episodes show ep_0193...")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from server.cli.named import find_task
 from server.cli.new_file import write_new_file
 from server.cli.options import DatabaseUrl, DataDir, load_settings, open_database
 from server.cli.show import error_console, to_json
@@ -98,6 +99,8 @@ async def _export(settings: Settings, wanted: Wanted, write: Write) -> int:
     written, began = 0, time.monotonic()
     async with open_database(settings) as database:
         total, newest = await count_wanted(database, wanted)
+        if wanted.task and not total:
+            await find_task(database, wanted.task)
         bar = Progress(*columns, console=error_console(), disable=not sys.stderr.isatty())
         job = bar.add_task("exporting", total=total)
         try:

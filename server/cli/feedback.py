@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.show import print_fields, print_json, print_things, when
 from server.domain import Feedback, TrainingPolicy
@@ -86,8 +87,14 @@ def list_feedback(
 ) -> None:
     """List feedback, that on the newest episodes first."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
-    found = ask_database(settings, lambda database: FeedbackStore(database).list(task=task, limit=limit))
-    print_things(found, COLUMNS, as_json=as_json)
+
+    async def read(database: Database) -> list[Feedback]:
+        found = await FeedbackStore(database).list(task=task, limit=limit)
+        if task and not found:
+            await find_task(database, task)
+        return found
+
+    print_things(ask_database(settings, read), COLUMNS, as_json=as_json)
 
 
 async def apply_trust(database: Database, training: TrainingPolicy, given: Mapping[str, Any]) -> TrainingPolicy:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.show import print_fields, print_json, print_things
 from server.errors import NotFound
@@ -16,7 +17,6 @@ from server.store.episodes import EpisodeStore
 from server.store.gates import BROKEN, FIXED, SAME, GateStore, Pair
 from server.store.progress import ProgressStore
 from server.store.rounds import RoundStore
-from server.store.tasks import TaskStore
 from server.store.verifiers import VerifierStore
 
 app = typer.Typer(help="Plan a task's gate, and look at what one made of each problem.", no_args_is_help=True)
@@ -91,9 +91,7 @@ def plan(
     settings = load_settings(data_dir=data_dir, database_url=database_url)
 
     async def make(database: Database) -> tuple[RoundSizes, int, Spread]:
-        found = await TaskStore(database).get(task)
-        if found is None:
-            raise NotFound(f"there is no task {task!r}: `mulligan tasks list` shows those there are")
+        found = await find_task(database, task)
         sizes = read_sizes(found.training.options, RoundSizes())
         revoked = await VerifierStore(database).revoked()
         available = await ProgressStore(database).count_problems(task, revoked, most=sizes.gate_problems)

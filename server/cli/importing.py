@@ -17,17 +17,17 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, load_settings, open_database
 from server.cli.show import error_console, print_fields, print_json, tame
 from server.domain import Binding, BindingMode, Task, VerifyMode, new_id
-from server.errors import EngineUnavailable, InvalidRequest, NotFound, Unauthorized
+from server.errors import EngineUnavailable, InvalidRequest, Unauthorized
 from server.orchestration.selection import split_of
 from server.settings import Settings
 from server.store.database import Database
 from server.store.episode_rows import identify_problem
 from server.store.keys import KeyStore
 from server.store.progress import ProgressStore
-from server.store.tasks import TaskStore
 from server.store.verifiers import VerifierStore
 from server.supervisor.folder import read_note
 from verifiers.base import InvalidArgs
@@ -114,9 +114,7 @@ async def _prepare(settings: Settings, file: Path, name: str, key: str | None) -
     """Check the task, the key and every line, and leave out what is in the log already."""
     report = Report(name)
     async with open_database(settings) as database:
-        task = await TaskStore(database).get(name)
-        if task is None:
-            raise NotFound(f"there is no task {name!r}: `mulligan tasks list` shows those there are")
+        task = await find_task(database, name)
         if key:
             await _check_key(database, key)
         bindings = await _bind(database, task)

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings
 from server.cli.parts import EngineUrl, with_engine
 from server.cli.show import print_json, print_things, standard_console, when
-from server.errors import NotFound
 from server.orchestration.panel import PanelReport, PanelRow, read_panel
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tasks import TaskStore
 
 app = typer.Typer(help="Show, run and freeze a task's frozen panel.", no_args_is_help=True)
 
@@ -46,8 +45,7 @@ def show(task: TaskName, as_json: AsJson = False, data_dir: DataDir = None, data
     settings = load_settings(data_dir=data_dir, database_url=database_url)
 
     async def read(database: Database) -> PanelReport:
-        if await TaskStore(database).get(task) is None:
-            raise NotFound(f"there is no task {task!r}: `mulligan tasks list` shows those there are")
+        await find_task(database, task)
         return await read_panel(task, database)
 
     report = ask_database(settings, read)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from server.cli.gate import describe_gate, print_gate
+from server.cli.named import find_task
 from server.cli.options import (
     AsJson,
     BrokerUrl,
@@ -88,9 +89,7 @@ def start(
     options = {**parse_pairs(option or [], "--option"), **({"gate_only": True} if gate_only else {})}
 
     async def create(database: Database) -> Round:
-        found = await TaskStore(database).get(task)
-        if found is None:
-            raise NotFound(f"there is no task {task!r}: `mulligan tasks list` shows those there are")
+        found = await find_task(database, task)
         await check_options(found.training.options, options)
         refuse_unplaced(await TaskStore(database).list(), await find_room(settings.engine), found)
         return await RoundStore(database).create(task, options)
@@ -114,8 +113,13 @@ def list_rounds(
 ) -> None:
     """List rounds, the newest first."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
-    rows = ask_database(settings, lambda database: RoundStore(database).list(task, limit=limit))
-    print_things(rows, COLUMNS, as_json=as_json)
+
+    async def read(database: Database) -> list[Round]:
+        if task:
+            await find_task(database, task)
+        return await RoundStore(database).list(task, limit=limit)
+
+    print_things(ask_database(settings, read), COLUMNS, as_json=as_json)
 
 
 @app.command(epilog="Example: mulligan round show rd_0193...")

@@ -11,6 +11,7 @@ import typer
 from server.cli.audit import audit as audit_command
 from server.cli.canaries import CanaryOption, NoCanary, apply_canary
 from server.cli.feedback import apply_trust
+from server.cli.named import find_task
 from server.cli.options import AsJson, DatabaseUrl, DataDir, ask_database, load_settings, parse_pairs
 from server.cli.pins import describe_pins, pin_verifiers
 from server.cli.show import error_console, print_fields, print_json, print_things, to_json, when
@@ -24,7 +25,7 @@ from server.domain import (
     TrainingPolicy,
     VerifyMode,
 )
-from server.errors import InvalidRequest, NotFound
+from server.errors import InvalidRequest
 from server.orchestration.canary_policy import describe_canary_policy
 from server.orchestration.fingerprints import list_doubts
 from server.orchestration.progress import read_progress
@@ -242,7 +243,7 @@ def update(
     given = dict(locals())
 
     async def change(database: Database) -> Task:
-        before = await _get(database, name)
+        before = await find_task(database, name)
         after = await _apply(database, before, given)
         changes = {
             field: getattr(after, field)
@@ -269,7 +270,7 @@ def show(name: Name, as_json: AsJson = False, data_dir: DataDir = None, database
     settings = load_settings(data_dir=data_dir, database_url=database_url)
 
     async def find(database: Database) -> tuple[Task, TaskProgress, list[str]]:
-        task = await _get(database, name)
+        task = await find_task(database, name)
         return task, await read_progress(task, database, RoundSizes()), await _find_doubts(database, task)
 
     task, progress, doubts = ask_database(settings, find)
@@ -282,13 +283,6 @@ app.command("audit", epilog="Example: mulligan tasks audit sql")(audit_command)
 async def _find_doubts(database: Database, task: Task) -> list[str]:
     champion = await AdapterStore(database).get(task.champion) if task.champion else None
     return list_doubts(champion, task) if champion else []
-
-
-async def _get(database: Database, name: str) -> Task:
-    task = await TaskStore(database).get(name)
-    if task is None:
-        raise NotFound(f"there is no task {name!r}: `mulligan tasks list` shows those there are")
-    return task
 
 
 async def _apply(database: Database, task: Task, given: Mapping[str, Any]) -> Task:

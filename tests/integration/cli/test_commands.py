@@ -190,6 +190,15 @@ def test_options_that_no_trainer_knows_are_refused_before_a_round_waits_for_them
     assert run_json("round", "list") == []
 
 
+@pytest.mark.parametrize(
+    "command", ["round list", "adapters list", "episodes list", "episodes export", "feedback list"]
+)
+def test_a_misspelt_task_is_told_from_an_empty_one(folder: Path, capsys, monkeypatch, command: str):
+    run("tasks", "create", "sql")
+    run(*command.split(), "--task", "sql")
+    assert "there is no task 'sqk'" in fail(capsys, monkeypatch, *command.split(), "--task", "sqk")
+
+
 def test_adapters_need_force_where_no_gate_passed_them(folder: Path, capsys, monkeypatch):
     assert run_json("adapters", "list") == []
     assert "no adapter 'sql@1'" in fail(capsys, monkeypatch, "adapters", "promote", "sql@1")

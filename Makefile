@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The dashboard's web app, built where its sources changed: who works on Python alone does not wait for it.
+UI := server/admin/ui
+UI_STAMP := $(VENV)/.dashboard
+UI_SOURCES := $(shell find $(UI) -name node_modules -prune -o -type f -print)
 ARGS ?=
 
-.PHONY: help demo up test test-unit check format demo-model sglang-cpu clients oracles bench bench-gateway bench-paper bench-peers bench-swaps bench-verifiers lock docs clean
+.PHONY: help demo up test test-unit check format admin browser demo-model sglang-cpu clients oracles bench bench-gateway bench-paper bench-peers bench-swaps bench-verifiers lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -22,13 +26,17 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 
-demo: $(STAMP) ## Set up and run the main job; options: make demo ARGS="--seed 7"
+$(UI_STAMP): $(UI_SOURCES) tools/admin_ui.py | $(STAMP)
+	@echo "Building the dashboard (half a minute the first time) ..."
+	@$(BIN)/python tools/admin_ui.py --or-without --stamp $@
+
+demo: $(STAMP) $(UI_STAMP) ## Set up and run the main job; options: make demo ARGS="--seed 7"
 	@$(BIN)/mulligan demo $(ARGS)
 
-up: $(STAMP) ## Set up and serve: engine, API, worker and scheduler on this machine
+up: $(STAMP) $(UI_STAMP) ## Set up and serve: engine, API, worker and scheduler on this machine
 	@$(BIN)/mulligan up $(ARGS)
 
-test: $(STAMP) ## Set up and run every test (those for the real SGLang need `make sglang-cpu` first)
+test: $(STAMP) $(UI_STAMP) ## Set up and run every test (those for the real SGLang need `make sglang-cpu` first)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-unit: $(STAMP) ## Run the unit tier only: no services, under ten seconds
@@ -44,6 +52,9 @@ format: $(STAMP) ## Format the code and mend what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+admin: $(STAMP) ## Build the dashboard that the server shows at /admin, and check its types
+	@$(BIN)/python tools/admin_ui.py --check --stamp $(UI_STAMP)
+
 demo-model: $(STAMP) ## Make the demo model's weights anew (up to 60 minutes on two cores)
 	@$(BIN)/python -m demo.pretrain --out demo/model $(ARGS)
 
@@ -55,6 +66,10 @@ clients: $(STAMP) ## Install other people's clients of the API, which the end-to
 
 oracles: ## Install what tests compare with (bfcl-eval, the schema of Compose files) into its own environment, .venv-oracles
 	@PYTHON=$(PYTHON) bash tools/oracles.sh
+
+browser: ## Install the Chromium that tests drive, where the machine has none (Debian's package, as root)
+	@for one in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$one > /dev/null && exit 0; done; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null
 
 bench: $(STAMP) ## Run the benchmarks; each prints a table of ratios within one run
 	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
@@ -74,15 +89,16 @@ bench-paper: $(STAMP) ## The paper's set-up with a model of your own, on a GPU w
 bench-swaps: $(STAMP) ## Hot swaps under streams on SGLang, beside servers that stop for them; ARGS="--help" teaches
 	@$(BIN)/python -m bench.swaps $(ARGS)
 
-docs: $(STAMP) ## Write docs/cli.md, api.md, openai-compatibility.md, verifier-kinds.md, clients.md and settings.md anew from the code
+docs: $(STAMP) ## Write docs/cli.md, api.md, openai-compatibility.md, verifier-kinds.md, clients.md, settings.md and the dashboard's types anew from the code
 	@PYTHONPATH=. $(BIN)/python tools/cli_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/reference_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/client_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/settings_docs.py
 	@PYTHONPATH=. $(BIN)/python tools/metrics_docs.py
+	@PYTHONPATH=. $(BIN)/python tools/admin_types.py
 
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	@PYTHON=$(PYTHON) bash tools/lock.sh
 
 clean: ## Remove environments and caches (data/ stays)
-	rm -rf $(VENV) .venv-sglang .venv-oracles .venv-clients* tests/e2e/clients/node_modules .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-sglang .venv-oracles .venv-clients* tests/e2e/clients/node_modules $(UI)/node_modules server/admin/static .pytest_cache .ruff_cache .hypothesis

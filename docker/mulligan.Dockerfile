@@ -18,6 +18,9 @@ COPY verifiers verifiers
 COPY local_engine local_engine
 COPY demo demo
 COPY docker/alive.py docker/alive.py
+COPY tools/hatch_build.py tools/admin_ui.py tools/
+# The dashboard, without what it was built with; where it cannot be built the image does without.
+RUN python tools/admin_ui.py --or-without && rm -rf server/admin/ui/node_modules /root/.npm
 # Editable, for the migrations are found beside the code.
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . && python -m compileall -q /app
 

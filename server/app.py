@@ -14,6 +14,7 @@ import structlog
 from fastapi import FastAPI
 
 from server.adapters.reconcile import OrphanSweep, ServingShelf, name_serving
+from server.admin import admin_routers
 from server.api.auth import USES_NOTED_EVERY_S, Keyring
 from server.api.backtest_runner import INTERVAL_S as BACKTESTS_INTERVAL_S
 from server.api.backtest_runner import BacktestRunner, leave_room
@@ -29,6 +30,7 @@ from server.api.replay import INTERVAL_S as REPLAYS_INTERVAL_S
 from server.api.replay import Replays
 from server.api.rest.application import build_rest
 from server.api.roster import Roster
+from server.api.sessions import Sessions
 from server.api.telemetry import observed
 from server.api.traffic import Traffic
 from server.api.verdict_counts import INTERVAL_S as VERDICTS_INTERVAL_S
@@ -71,6 +73,7 @@ from server.store.logged_answers import LoggedAnswerStore
 from server.store.presence import PresenceStore
 from server.store.replays import ReplayStore
 from server.store.rounds import RoundStore
+from server.store.sessions import SessionStore
 from server.store.tasks import TaskStore
 from server.store.verdict_counts import VerdictCountStore
 from server.store.verifiers import VerifierStore
@@ -89,7 +92,7 @@ def create_app(settings: Settings, *, open_engine: OpenEngine = open_sglang, met
 
     Nothing is opened before its lifespan begins.
     """
-    return Gate(build_rest(partial(_live, settings=settings, open_engine=open_engine, meter=meter)))
+    return Gate(build_rest(partial(_live, settings=settings, open_engine=open_engine, meter=meter), admin_routers()))
 
 
 def create_app_from_environment() -> Gate:
@@ -129,6 +132,7 @@ async def _open_context(settings: Settings, open_engine: OpenEngine, stack: Asyn
     doorbell = Doorbell(settings)
     stack.callback(doorbell.close)
     tasks, verifiers, keys = TaskStore(database), VerifierStore(database), KeyStore(database)
+    keyring = Keyring(keys)
     return Context(
         settings=settings,
         database=database,
@@ -148,7 +152,8 @@ async def _open_context(settings: Settings, open_engine: OpenEngine, stack: Asyn
         presence=PresenceStore(database),
         holds=HoldStore(database),
         doorbell=doorbell,
-        keyring=Keyring(keys),
+        keyring=keyring,
+        sessions=Sessions(SessionStore(database), keyring),
         limiter=KeyLimiter(KeyLimitStore(database), new_id("api")),
         roster=Roster(tasks, verifiers),
         traffic=Traffic(settings.limits.max_concurrent, settings.limits.max_queued, settings.limits.queue_timeout_s),

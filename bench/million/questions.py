@@ -19,6 +19,7 @@ from server.store.feedback import FeedbackStore
 from server.store.lineage import LineageStore
 from server.store.partitions import border_id
 from server.store.progress import ProgressStore
+from server.store.recent import RecentStore
 from server.store.retention import DAY_S
 from server.store.verdict_counts import VerdictCountStore
 
@@ -80,6 +81,8 @@ def list_questions(database: Database, now: float) -> Mapping[str, Ask]:
         "audit: a task's end": lambda: audits.find_newest("nothing is left of it"),
         "verifier: its counts": lambda: VerdictCountStore(database).list(BIG, since_hour=int(now // 3600) - 24 * 7),
         "verifier: agreement": lambda: measure_agreement(database, BIG, 2, 1, tasks=(BIG,), limit=500),
+        "overview: outcomes": lambda: RecentStore(database).count_outcomes(now - 7 * DAY_S, digits=6),
+        "overview: newest": lambda: RecentStore(database).sample(now - 7 * DAY_S, most=500),
         "audit: window": lambda: audits.read_window(BIG, 500),
         "audit: a promotion": lambda: audits.read_promotion(BIG, f"{BIG}@6"),
         "audit: newest": lambda: audits.find_newest(BIG),

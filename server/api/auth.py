@@ -1,5 +1,7 @@
 """Knows who asks and what that key may do. The gate calls it before any route is looked up; routes state the scope.
 
+A key is shown as a bearer token, or by the cookie of a login to the dashboard (`server.api.sessions`).
+
 Keys are held as SHA-256 only, and a known key is asked for again after half a second, so that a revoked one is refused
 within a second in every process. It must never log a secret. `docs/keys.md` is the same in words.
 """
@@ -9,10 +11,12 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
+from server.api.sessions import Sessions, read_cookie
+from server.api.wire import read_header
 from server.domain import ApiKey, BindingMode, Role, Scope, Task, VerifierVersion
 from server.errors import Forbidden, StoreUnavailable, Unauthorized
 from server.store.keys import NOTED_EVERY_S
@@ -80,7 +84,10 @@ class Keyring:
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
             raise Unauthorized("Give an API key as `Authorization: Bearer mk-...`.")
-        digest = hashlib.sha256(secret.encode()).hexdigest()
+        return await self.recognise_digest(hashlib.sha256(secret.encode()).hexdigest())
+
+    async def recognise_digest(self, digest: str) -> ApiKey:
+        """Return the key whose secret has this SHA-256. Raises: Unauthorized, StoreUnavailable."""
         known = self._known.get(digest)
         key = known.key if known and known.until > self._clock() else await self._ask(digest)
         if key is None or key.revoked_at is not None:
@@ -140,6 +147,17 @@ class Keyring:
             del self._known[next(iter(self._known))]
         self._known[digest] = _Known(key, until)
         return key
+
+
+async def recognise_caller(scope: Any, keyring: Keyring, sessions: Sessions) -> ApiKey:
+    """Return the key that a request shows: in its `Authorization` header or, without one, by the dashboard's cookie.
+
+    Raises: Unauthorized, Forbidden where a cookie is shown by a page that is not ours, StoreUnavailable.
+    """
+    authorization = read_header(scope, b"authorization").decode("latin-1")
+    if not authorization and (secret := read_cookie(scope)):
+        return await sessions.recognise(scope, secret)
+    return await keyring.recognise(authorization)
 
 
 def may(key: ApiKey, scope: str) -> bool:

@@ -14,6 +14,7 @@ from server.api.deletion_runner import DeletionRunner
 from server.api.limits import KeyLimiter
 from server.api.replay import Replays
 from server.api.roster import Roster
+from server.api.sessions import Sessions
 from server.api.traffic import Traffic
 from server.api.watch import Readiness
 from server.doorbell import Doorbell
@@ -64,6 +65,7 @@ class Context:
     holds: HoldStore
     doorbell: Doorbell
     keyring: Keyring
+    sessions: Sessions
     limiter: KeyLimiter
     roster: Roster
     traffic: Traffic

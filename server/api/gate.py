@@ -1,8 +1,8 @@
 """The outermost door: every request gets an id, has to show a key, and has a body of bounded size.
 
 What generates is served from here directly; everything else goes on to the REST application. Default-deny: a path is
-open only if it stands in `PUBLIC`, compared whole. Pure ASGI: middleware of the framework would hide that a client went
-away.
+open only if it stands in `PUBLIC`, compared whole, or under `PUBLIC_UNDER`. Pure ASGI: middleware of the framework
+would hide that a client went away.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 from fastapi import FastAPI
 
-from server.api.auth import require_scope
+from server.api.auth import recognise_caller, require_scope
 from server.api.context import Context
 from server.api.errors import internal_error
 from server.api.replay import HEADER as IDEMPOTENCY_KEY
@@ -55,9 +55,13 @@ COUNTED_AS = {
 }
 """What requests are counted as; all others as `rest`: no label may grow with what clients ask for."""
 PUBLIC = frozenset(
-    (method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready", "/docs", "/openapi.json")
-)
+    (method, path)
+    for method in ("GET", "HEAD")
+    for path in ("/health", "/ready", "/docs", "/openapi.json", "/admin", "/admin/")
+) | {("POST", "/admin/session")}
 """What is answered without a key."""
+PUBLIC_UNDER = "/admin/assets/"
+"""Where the dashboard's scripts and styles are read, without a key."""
 MAX_BYTES = {("POST", "/v1/verifiers"): 2**20}
 """Bodies that are smaller than others: reading one keeps everybody waiting, and what is in it is kept for good."""
 
@@ -126,14 +130,14 @@ class Gate:
         if context is None:
             raise EngineUnavailable("The server is starting.")
         door = (scope["method"], scope["path"])
-        if door in PUBLIC:
+        if door in PUBLIC or (scope["method"] in ("GET", "HEAD") and scope["path"].startswith(PUBLIC_UNDER)):
             await self.rest(scope, receive, send)
             return
         if door == ("GET", METRICS) and needs_no_key(read_header(scope, b"authorization"), context):
             scope.setdefault("state", {})[LET_IN] = True
             await self.rest(scope, receive, send)
             return
-        key = await context.keyring.recognise(read_header(scope, b"authorization").decode("latin-1"))
+        key = await recognise_caller(scope, context.keyring, context.sessions)
         most_bytes = context.settings.limits.body_max_bytes
         body = await read_body(scope, receive, min(most_bytes, MAX_BYTES.get(door, most_bytes)))
         refuse_deep(body)

@@ -65,6 +65,7 @@ def print_welcome(console: Console, running: RunningServer) -> None:
 
     say()
     say(f"Mulligan serves at {running.url}/v1")
+    say(f"Its dashboard is at {running.url}/admin")
     say(f"model {settings.engine.model} on engine {settings.engine.kind}; data and logs in {settings.data_dir}")
     say()
     if running.first_key:

@@ -26,8 +26,8 @@ from server.store.tables import metadata
 FORMAT = "mulligan.backup/1"
 MANIFEST = "manifest.json"
 SCHEMA = "alembic_version"
-LIVING = frozenset({"presence", "trainers", SCHEMA})
-"""What tells of processes that run, or of the schema itself: nothing to restore."""
+LIVING = frozenset({"presence", "trainers", "sessions", SCHEMA})
+"""What tells of processes that run, of who is logged in, or of the schema itself: nothing to restore."""
 
 JSON_TEXT, BYTES, PLAIN = "json", "bytes", "plain"
 ROWS_AT_ONCE = 200

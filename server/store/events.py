@@ -1,7 +1,9 @@
 """Keeps the audit log: who did what to what. Called wherever a human or a round changes something that serves."""
 
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,6 +12,18 @@ from server.domain import Event
 from server.store.database import Database
 from server.store.rows import clean_values, fetch_rows, to_json
 from server.store.tables import events
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """One line of the audit log and its number. `created_at` in Unix seconds."""
+
+    id: int
+    kind: str
+    subject: str
+    actor: str
+    details: Mapping[str, Any]
+    created_at: float
 
 
 class EventStore:
@@ -22,6 +36,20 @@ class EventStore:
         """Add a line."""
         async with self._database.write() as connection:
             return await write_event(connection, event)
+
+    async def page(
+        self, *, subject: str | None = None, kind: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[LoggedEvent]:
+        """List lines with their numbers, newest first, those below `before`; of one subject, of one kind."""
+        statement = select(events)
+        for column, value in ((events.c.subject, subject), (events.c.kind, kind)):
+            if value is not None:
+                statement = statement.where(column == value)
+        if before is not None:
+            statement = statement.where(events.c.id < before)
+        async with self._database.read() as connection:
+            rows = await fetch_rows(connection, statement.order_by(events.c.id.desc()).limit(limit))
+        return [LoggedEvent(**row) for row in rows]
 
     async def list(self, limit: int = 100) -> list[Event]:
         """List the latest lines, newest first."""

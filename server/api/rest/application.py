@@ -1,9 +1,9 @@
 """Puts the REST routes together. Built by `server.app`, which gives it its lifespan and its context."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from server.api.errors import install_handlers
 from server.api.openapi import install_document
@@ -14,12 +14,14 @@ from server.api.rest import (
     deletions,
     embeddings,
     episodes,
+    events,
     feedback,
     health,
     keys,
     lineage,
     metrics,
     models,
+    overview,
     panel,
     refused,
     responses,
@@ -32,8 +34,8 @@ from server.api.rest import (
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
-    """Build the REST application. It is never served without the gate before it."""
+def build_rest(lifespan: Lifespan | None = None, more: Sequence[APIRouter] = ()) -> FastAPI:
+    """Build the REST application, with `more` routes than the API's. It is never served without the gate before it."""
     app = FastAPI(
         title="Mulligan",
         summary="An OpenAI-compatible inference server that gives a model a second try, and learns from it.",
@@ -58,9 +60,13 @@ def build_rest(lifespan: Lifespan | None = None) -> FastAPI:
         rounds,
         adapters,
         lineage,
+        overview,
+        events,
         keys,
     )
     for room in (health, metrics, models, *ours, responses, embeddings, refused):  # the last one takes OpenAI's rest
         app.include_router(room.router)
+    for router in more:
+        app.include_router(router)
     install_document(app)
     return app

@@ -135,6 +135,8 @@ RULES: dict[tuple[str, str], Rule] = {
         "/v1/tasks/{task}/rollback", **{**APPROVED, "approver": 409, "admin": 409}
     ),
     ("POST", "/v1/keys"): Rule("/v1/keys", **ADMIN_ONLY, admin=201, body={"name": MARK, "tasks": ["{task}"]}),
+    ("GET", "/v1/overview"): Rule("/v1/overview", **INTERNAL),
+    ("GET", "/v1/events"): Rule("/v1/events", **INTERNAL),
     ("GET", "/v1/keys"): Rule("/v1/keys", **ADMIN_ONLY, admin=200),
     ("PATCH", "/v1/keys/{key_id}"): Rule("/v1/keys/{spare_key}", **ADMIN_ONLY, admin=200, body={"trains": False}),
     ("DELETE", "/v1/keys/{key_id}"): Rule("/v1/keys/{spare_key}", **ADMIN_ONLY, admin=200),

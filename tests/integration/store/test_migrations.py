@@ -22,7 +22,7 @@ from server.store.partitions import include_on, is_partition
 from server.store.tables import metadata
 from server.store.tasks import TaskStore
 
-HEAD = "0012"
+HEAD = "0013"
 
 
 async def inspect_database(url: str, work):

@@ -85,7 +85,8 @@ def test_all_parts_share_their_settings(profile):
     base = environment(running["migrate"])
     for name in OURS[profile]:
         own = {key: value for key, value in environment(running[name]).items() if base.get(key) != value}
-        allowed = {"api": {"MULLIGAN_HOST", "MULLIGAN_PORT", "MULLIGAN_WORKERS"}}
+        of_the_api = {"HOST", "PORT", "WORKERS", "TELEMETRY__METRICS_TOKEN"}
+        allowed = {"api": {f"MULLIGAN_{name}" for name in of_the_api}}
         assert set(own) <= allowed.get(name, {"MULLIGAN_TRAINER__DEVICE"})
         assert set(base) <= set(environment(running[name]))
 
@@ -156,15 +157,20 @@ def test_adapters_are_where_the_engine_reads_what_the_trainer_writes(load):
 def test_every_volume_and_network_is_declared_and_used():
     file = parse()
     named = [volume.split(":")[0] for service in file["services"].values() for volume in service.get("volumes", [])]
-    assert set(named) == set(file["volumes"])
+    folders = {volume for volume in named if volume.startswith("./")}
+    assert all((ROOT / folder).is_dir() for folder in folders)
+    assert set(named) - folders == set(file["volumes"])
     networks = [network for service in file["services"].values() for network in service["networks"]]
     assert set(networks) == set(file["networks"])
 
 
 def test_the_database_and_the_queue_have_no_way_out_and_the_api_alone_is_published():
     file = parse()["services"]
-    assert [name for name, service in file.items() if "ports" in service] == ["api"]
+    assert [name for name, service in file.items() if "ports" in service] == ["api", "grafana"]
     assert services("gpu")["api"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert services("observability")["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
+    for watcher in ("prometheus", "grafana"):
+        assert file[watcher]["networks"] == ["metrics"]
     assert parse()["networks"]["store"] == {"internal": True}
     for name in ("postgres", "redis"):
         assert list(file[name]["networks"]) == ["store"]
@@ -202,7 +208,7 @@ def test_every_service_is_pinned_bounded_and_not_root():
         users[path.name] = re.findall(r"^USER (.+)$", text, re.MULTILINE)[-1]
     assert set(users.values()) == {"10001:10001"}  # one number, or the engine could not read what the worker writes
     for name, service in file.items():
-        assert re.fullmatch(r"[a-z-]+:\d+\.\d+(\.\d+)?(-[a-z0-9.]+)?", service["image"]), name
+        assert re.fullmatch(r"([a-z]+/)?[a-z-]+:v?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)?", service["image"]), name
         assert service.get("user") or service["build"]["dockerfile"].split("/")[-1] in users, name
         assert service.get("user") != "root"
         assert service["cap_drop"] == ["ALL"]

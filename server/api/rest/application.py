@@ -23,6 +23,7 @@ from server.api.rest import (
     models,
     overview,
     panel,
+    reference,
     refused,
     responses,
     rounds,
@@ -43,8 +44,8 @@ def build_rest(lifespan: Lifespan | None = None, more: Sequence[APIRouter] = ())
         lifespan=lifespan,
         redirect_slashes=False,
         strict_content_type=False,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     install_handlers(app)
     ours = (
@@ -64,7 +65,7 @@ def build_rest(lifespan: Lifespan | None = None, more: Sequence[APIRouter] = ())
         events,
         keys,
     )
-    for room in (health, metrics, models, *ours, responses, embeddings, refused):  # the last one takes OpenAI's rest
+    for room in (health, reference, metrics, models, *ours, responses, embeddings, refused):  # the last: the rest
         app.include_router(room.router)
     for router in more:
         app.include_router(router)

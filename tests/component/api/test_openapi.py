@@ -55,6 +55,16 @@ async def test_it_is_served_and_so_is_the_page_that_shows_it(document):
     assert (page.status, b"/openapi.json" in page.body) == (200, True)
 
 
+async def test_the_page_runs_nothing_from_elsewhere_but_what_it_knows():
+    page = (await make_api().get("/docs", key=None)).body.decode()
+    foreign = re.findall(r"<(?:script|link)[^>]*\"https?://[^>]*>", page)
+    assert len(foreign) == 2
+    for tag in foreign:
+        assert re.search(r'@\d+\.\d+\.\d+/[^"]+" integrity="sha384-[A-Za-z0-9+/]{64}" crossorigin="anonymous"', tag), (
+            tag
+        )
+
+
 class TestLittleThings:
     @pytest.mark.parametrize("path", ["/health", "/docs", "/openapi.json"])
     async def test_watchers_may_ask_for_the_head_only(self, path):

@@ -149,7 +149,7 @@ def _make_room(settings: Settings, *, replace: bool) -> None:
     asyncio.run(_ask(settings, archive.empty_database))
     if has_files:
         for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
 
 

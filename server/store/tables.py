@@ -197,7 +197,7 @@ reflections = Table(
     Column("engine_ms", Double, nullable=False),
 )
 
-# No foreign key: an episode may still be in the spool when its feedback comes.
+# No foreign key: the log is partitioned. Feedback comes once its episode is there, and goes with it.
 feedback = Table(
     "feedback",
     metadata,
@@ -360,16 +360,6 @@ api_keys = Table(
     Column("revoked_at", Seconds),
     Column("last_used_at", Seconds),
     Column("verifiers", Verbatim, nullable=False, server_default="[]"),
-)
-
-# Who is logged in to the dashboard: the hash of the cookie's secret, never the secret.
-sessions = Table(
-    "sessions",
-    metadata,
-    Column("sha256", Id, primary_key=True),
-    Column("key", Id, nullable=False),  # the id of the API key, whose end ends it
-    Column("created_at", Seconds, nullable=False),
-    Column("expires_at", Seconds, nullable=False, index=True),
 )
 
 # One row a limited key: what all processes together have used of it. Its lock is what makes the limits strict.

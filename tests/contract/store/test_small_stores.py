@@ -50,6 +50,11 @@ async def test_adapters_are_listed_newest_first(database: Database) -> None:
     assert [adapter.name for adapter in await adapters.list("a")] == ["a@2", "a@1"]
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "../a"])
+async def test_a_name_that_no_adapter_can_have_is_not_there(database: Database, name: str) -> None:
+    assert await AdapterStore(database).get(name) is None
+
+
 async def test_a_status_moves_and_force_stays_marked(database: Database) -> None:
     adapters = AdapterStore(database)
     await adapters.add(ADAPTER)

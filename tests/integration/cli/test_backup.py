@@ -149,10 +149,13 @@ def test_what_is_there_is_not_overwritten(source, empty_database_url: str, tmp_p
     restore(archive, empty_database_url, folder, fails="the database is not empty")
     restore(archive, f"sqlite:///{tmp_path / 'other.db'}", folder, fails="is not empty")
     (folder / "adapters" / "sums" / "stray").write_text("x")
+    (folder / "adapters" / "elsewhere").symlink_to(place)
     with_database(empty_database_url, lambda database: TaskStore(database).create(Task("new")))
     restore(archive, empty_database_url, folder, "--replace")
     assert dump(empty_database_url) == dump(url)
     assert not (folder / "adapters" / "sums" / "stray").exists()
+    assert not (folder / "adapters" / "elsewhere").is_symlink()
+    assert (place / "adapters").is_dir()  # what a link leads to is none of ours
 
 
 def test_a_server_that_runs_is_not_restored_over(source, sqlite_url: str, tmp_path: Path):

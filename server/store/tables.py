@@ -362,6 +362,16 @@ api_keys = Table(
     Column("verifiers", Verbatim, nullable=False, server_default="[]"),
 )
 
+# Who is logged in to the dashboard: the hash of the cookie's secret, never the secret.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("sha256", Id, primary_key=True),
+    Column("key", Id, nullable=False),  # the id of the API key, whose end ends it
+    Column("created_at", Seconds, nullable=False),
+    Column("expires_at", Seconds, nullable=False, index=True),
+)
+
 # One row a limited key: what all processes together have used of it. Its lock is what makes the limits strict.
 key_usage = Table(
     "key_usage",

@@ -34,6 +34,7 @@ from server.store.rollouts import RolloutStore
 from server.store.rounds import RoundStore
 from server.store.tasks import TaskStore
 from server.store.verifiers import VerifierStore
+from trainer.ranks import ALONE, Ranks
 from trainer.settings import TrainerSettings
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class Desk:
     engine: Engine
     settings: Settings
     options: TrainerSettings
+    ranks: Ranks = ALONE
     report: dict[str, Any] = field(default_factory=dict)
 
     async def note(self, **changes: Any) -> Round:

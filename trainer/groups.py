@@ -51,9 +51,12 @@ def _join(groups: list[list[Weighed]]) -> list[Weighed]:
     return [one for group in groups for one in group]
 
 
-def cut_parts(update: Sequence[Weighed], most: int) -> list[list[Weighed]]:
-    """Cut an update into forward passes of like size and at most `most` members, keeping the members' order."""
-    count = -(-len(update) // most)
+def cut_parts(update: Sequence[Weighed], most: int, ranks: int = 1) -> list[list[Weighed]]:
+    """Cut an update into forward passes of like size and at most `most` members, keeping the members' order.
+
+    As many for each of several ranks, unless there are fewer members than ranks.
+    """
+    count = min(len(update), ranks * -(-len(update) // (most * ranks)))
     return [list(update[i * len(update) // count : (i + 1) * len(update) // count]) for i in range(count)]
 
 

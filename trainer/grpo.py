@@ -1,7 +1,7 @@
 """GRPO on reflections, on TRL's GRPOTrainer. The only file that touches TRL (experimental there: pinned exactly).
 
-Called by trainer.round, in a thread of its own. It samples through the function that it is given and never talks to
-an engine or a database itself.
+Called by trainer.round, in a thread of its own, and by trainer.following. It samples through the function that it is
+given and never talks to an engine or a database itself.
 
 What differs from the method of "Reflect, Retry, Reward" (arXiv 2505.24726) and from stock TRL, and why:
 1. Groups without signal (all fresh rewards alike) are left out of the batch instead of diluting the loss, and a
@@ -19,6 +19,8 @@ What differs from the method of "Reflect, Retry, Reward" (arXiv 2505.24726) and 
 8. Guards end the training early where going on would do harm (trainer.guards).
 9. Only where the objective says so, an update's gradient is also that of successful retries as first answers
    (trainer.first_try): a term of its own with figures of its own, never part of `loss`.
+10. Several ranks share an update's forward passes out and add their gradients up, once an update, before the norm is
+   taken (trainer.ranks). TRL and accelerate know nothing of it: to them each rank trains alone.
 """
 
 import math
@@ -50,8 +52,10 @@ from trainer.groups import Weighed, cut_parts
 from trainer.guards import Stop
 from trainer.losses import Whole, average, choose_denominator, clamp_kl, estimate_mismatch
 from trainer.memory import Microbatch
+from trainer.ranks import ALONE, Ranks
 from trainer.samples import Member
 from trainer.settings import TrainerSettings
+from trainer.shares import bring_together, compare_weights
 from trainer.steps import Sample, StepDone, Steps
 
 Scored = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -71,10 +75,12 @@ class ReflectionTrainer(GRPOTrainer):
         step_done: StepDone,
         output_dir: Path,
         on_cpu: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.options = settings
         self.steps = Steps(settings, self._draw_members, step_done)
-        self.microbatch = Microbatch(settings.microbatch_sequences or (32 if on_cpu else 8))
+        self.ranks = ranks
+        self.microbatch = Microbatch(settings.microbatch_sequences or (32 if on_cpu else 8), ranks)
         self.share_prompts = on_cpu
         self._sample = sample
         self._members: list[Member] = []
@@ -96,7 +102,8 @@ class ReflectionTrainer(GRPOTrainer):
         self._metrics["train"] = self.steps.notes
 
     def run(self) -> None:
-        """Train until the steps are used up, or `sample` or a guard says stop. Raises: RoundFailed."""
+        """Train until the steps are used up, or `sample` or a guard says stop. Raises: RoundFailed, RankLost."""
+        compare_weights(self.ranks, self._model(), self.steps.number)
         if self.begin_step():
             self.train()
 
@@ -141,28 +148,42 @@ class ReflectionTrainer(GRPOTrainer):
         """Draw the next step with signal, and score it where later updates will meet changed weights."""
         if not self.steps.draw():
             return False
-        self._proximal, kept = None, self.steps.kept
+        self._proximal = None
         if self.options.importance != "none" and self.steps.queued > 1:
-            self._proximal = self.microbatch.fit(len(kept), lambda most: self._score_members(kept, most))
+            fresh = sorted(
+                (one for one in self.steps.kept if not one[0].logged), key=lambda one: len(one[0].prompt_ids)
+            )
+            rows = len(self.steps.kept)
+            scored = self.microbatch.fit(rows, lambda most: self._score_members(fresh, most))  # (N, longest C)
+            self.ranks.add_up([scored])
+            self._proximal = {id(one): scored[row, : len(one.token_ids)] for row, (one, _) in enumerate(fresh)}
         return True
 
     def go_on(self) -> bool:
         """After an update: go on to the next one, in this step or the next. False when the training is over."""
         if self.steps.queued and not self.stopped:
             return True
+        compare_weights(self.ranks, self._model(), self.steps.number)
         self.steps.finish({"microbatch": self.microbatch.sequences})
         return self.begin_step()
 
     @torch.no_grad()
-    def _score_members(self, kept: list[Weighed], most: int) -> dict[int, torch.Tensor]:
-        """Score each fresh member's tokens with the weights that the step begins with."""
-        scored: dict[int, torch.Tensor] = {}
-        fresh = sorted((one for one in kept if not one[0].logged), key=lambda one: len(one[0].prompt_ids))
-        for part in cut_parts(fresh, most):
+    def _score_members(self, fresh: list[Weighed], most: int) -> torch.Tensor:
+        """Score our share of the fresh members' tokens with the weights that the step begins with; 0 elsewhere."""
+        longest = max(len(one.token_ids) for one, _ in fresh)
+        scored = torch.zeros(len(fresh), longest, dtype=torch.float64)
+        rows = {id(one): row for row, (one, _) in enumerate(fresh)}
+        for part in self._cut(fresh, most):
             batch = self._lay_out(part, fresh)
             logps = self._score(self._model(), batch)[0].cpu()  # (B, C)
-            scored |= {id(member): logps[row, : len(member.token_ids)] for row, (member, _) in enumerate(part)}
+            for place, (member, _) in enumerate(part):
+                length = len(member.token_ids)
+                scored[rows[id(member)], :length] = logps[place, :length].double()
         return scored
+
+    def _cut(self, members: list[Weighed], most: int) -> list[list[Weighed]]:
+        """Cut what all ranks work at into forward passes, and take ours."""
+        return self.ranks.share_out(cut_parts(members, most, self.ranks.size))
 
     # --- what TRL calls -------------------------------------------------------------------------------------------
 
@@ -172,39 +193,43 @@ class ReflectionTrainer(GRPOTrainer):
         model.train()
         update, answers = self.steps.take_update()
         rows = max(len(update), len(answers))
-        return self.microbatch.fit(rows, lambda most: self._gather_gradient(model, update, answers, most))
+        ours = self.microbatch.fit(rows, lambda most: self._gather_gradient(model, update, answers, most))
+        notes = bring_together(self.ranks, model, ours)
+        for name, values in notes.items():
+            self._metrics["train"][name] += values
+        return torch.tensor(notes["loss"][0], dtype=self._loss_dtype(), device=self.accelerator.device)
 
-    def _gather_gradient(self, model: Any, update: list[Weighed], answers: list[Weighed], most: int) -> torch.Tensor:
-        """Run an update's forward and backward passes of at most `most` members, from no gradient on; give its loss.
+    def _gather_gradient(
+        self, model: Any, update: list[Weighed], answers: list[Weighed], most: int
+    ) -> dict[str, list[float]]:
+        """Run our share of an update's forward and backward passes of at most `most` members; give its figures.
 
-        That is the reflections' alone: what `answers` add to the gradient is told apart.
+        It begins from no gradient. `loss` is the reflections' alone: what `answers` add to the gradient is told apart.
         Broken off half-way it leaves no figures behind, so that it can be done again.
         """
         model.zero_grad()
         told, self._metrics["train"] = self._metrics["train"], defaultdict(list)
         try:
             total = torch.zeros((), dtype=self._loss_dtype(), device=self.accelerator.device)
-            for part in cut_parts(update, most):
+            for part in self._cut(update, most):
                 with self.compute_loss_context_manager():
                     loss = self._compute_loss(model, self._lay_out(part, update))
                 self.accelerator.backward(loss)
                 total += loss.detach()
             if answers:
                 self._metrics["train"]["first_try_loss"].append(self._distil(model, answers, most))
-            for name, values in self._metrics["train"].items():
-                told[name] += values
+            self._metrics["train"]["loss"].append(total.item())
+            return self._metrics["train"]
         finally:
             self._metrics["train"] = told
-        told["loss"].append(total.item())
-        return total
 
     def _distil(self, model: Any, answers: list[Weighed], most: int) -> float:
-        """Add the weighed gradient of the answers' mean negative logprob a token; give that mean, unweighed, in nats.
+        """Add the weighed gradient of the answers' mean negative logprob a token; give our share of that mean, in nats.
 
         Raises: RoundFailed where it is not finite.
         """
         total = 0.0
-        for part in cut_parts(answers, most):
+        for part in self._cut(answers, most):
             batch = self._lay_out(part, answers)
             with self.compute_loss_context_manager():
                 logps = self._score(model, batch)[0]  # (B, C)
@@ -332,7 +357,7 @@ class _Pace(TrainerCallback):
 
 def _trl_config(settings: TrainerSettings, output_dir: Path, *, updates: int, on_cpu: bool) -> GRPOConfig:
     """Say all that TRL and transformers need to know; their own defaults suit neither LoRA nor a CPU."""
-    return GRPOConfig(
+    config = GRPOConfig(
         output_dir=str(output_dir),
         per_device_train_batch_size=settings.group_size,
         num_generations=settings.group_size,
@@ -362,3 +387,5 @@ def _trl_config(settings: TrainerSettings, output_dir: Path, *, updates: int, on
         dataloader_pin_memory=False,
         seed=settings.seed,
     )
+    config._n_gpu = min(config.n_gpu, 1)  # noqa: SLF001 -- or it would take every visible GPU, by nn.DataParallel
+    return config

@@ -19,6 +19,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import msgspec
+import psutil
 import structlog
 
 from server.domain import BASE_ADAPTER, Check, CheckState, Round, RoundState, Task
@@ -38,6 +39,9 @@ from server.store.verifiers import VerifierStore
 from trainer import leftovers
 from trainer.auditing import Auditor
 from trainer.canaries import CanaryWatch
+from trainer.errors import RoundFailed
+from trainer.settings import TrainerSettings
+from trainer.spreading import read_spread
 from trainer.upkeep import Upkeep
 
 Stopping = Callable[[], bool]
@@ -48,6 +52,9 @@ Ring = Callable[[Round], None]
 
 WATCH_S = 0.2
 """How often the trainer process is looked at: bounds how long a cancel, a fence or a stop takes."""
+
+KILLED_S = 5.0
+"""How long a killed process may take to be gone."""
 
 PREFLIGHT_MOST_S = 120.0
 
@@ -113,7 +120,11 @@ async def _see_through(leased: Round, rounds: RoundStore, settings: Settings, st
     folder = settings.rounds_dir / leased.id
     folder.mkdir(parents=True, exist_ok=True)
     log_path = folder / "round.log"
-    trainer = await start_trainer(leased, settings, log_path)
+    try:
+        trainer = await start_trainer(leased, settings, log_path)
+    except RoundFailed as error:
+        await rounds.finish(leased.id, leased.epoch, RoundState.FAILED, str(error))
+        return RoundState.FAILED
     try:
         ended_by = await _watch(trainer, leased, rounds, settings, stopping)
     finally:
@@ -181,16 +192,18 @@ async def _watch(
 
 
 async def start_trainer(leased: Round, settings: Settings, log_path: Path) -> asyncio.subprocess.Process:
-    """Start the round's own process, in a group of its own, bound to our life by the kernel."""
+    """Start the round's own process, or the launcher of several, in its own group, bound to our life by the kernel.
+
+    Raises: RoundFailed where accelerate's config asks for what rounds do not support; nothing is started then.
+    """
+    spread = read_spread(TrainerSettings().accelerate_config)
+    argv = ["--round", leased.id, "--epoch", str(leased.epoch)]
+    command = [sys.executable, "-m", "trainer.round", *argv]
+    if spread is not None:
+        command = spread.command(argv, log_path.parent / "ranks")
     with log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "trainer.round",
-            "--round",
-            leased.id,
-            "--epoch",
-            str(leased.epoch),
+            *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -212,10 +225,21 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 async def stop_trainer(trainer: asyncio.subprocess.Process) -> None:
-    """Kill what is left of the trainer and of all that it started. It holds nothing that a kill could break."""
+    """Kill what is left of the trainer and of all that it started. It holds nothing that a kill could break.
+
+    The ranks of several GPUs have groups of their own, and are killed one by one, after their launcher.
+    """
+    started: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        started = psutil.Process(trainer.pid).children(recursive=True)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(trainer.pid, signal.SIGKILL)
+    for one in started:
+        with suppress(psutil.Error):
+            one.kill()
     await trainer.wait()
+    if started:
+        await asyncio.to_thread(psutil.wait_procs, started, KILLED_S)
 
 
 def read_reason(log_path: Path, returncode: int) -> str:

@@ -55,11 +55,15 @@ def open_model(
         raise RoundFailed(f"the trainer cannot open {what}: {error}") from error
 
 
-def choose_threads(model: torch.nn.Module, settings: TrainerSettings) -> int:
-    """Choose the CPU threads: what the settings say, or all cores; a tiny model's operations are too small to share."""
+def choose_threads(model: torch.nn.Module, settings: TrainerSettings, ranks: int = 1) -> int:
+    """Choose the CPU threads of one of so many ranks: what the settings say, or its share of the cores.
+
+    A tiny model's operations are too small to share.
+    """
     if settings.threads:
         return settings.threads
-    return 1 if sum(weights.numel() for weights in model.parameters()) < TINY_WEIGHTS else os.cpu_count() or 1
+    tiny = sum(weights.numel() for weights in model.parameters()) < TINY_WEIGHTS
+    return 1 if tiny else max(1, (os.cpu_count() or 1) // ranks)
 
 
 def attach_adapter(base: torch.nn.Module, targets: Sequence[str], settings: TrainerSettings) -> PeftModel:

@@ -1,6 +1,7 @@
 """Fits forward passes into memory: where it runs out, half as many sequences at once, and the same work again.
 
-Called by trainer.grpo. What it repeats must leave nothing behind when it is broken off.
+Called by trainer.grpo. What it repeats must leave nothing behind when it is broken off. Where memory runs out on one of
+several ranks, all halve, and all begin again.
 """
 
 import gc
@@ -11,6 +12,7 @@ import structlog
 import torch
 
 from trainer.errors import RoundFailed
+from trainer.ranks import ALONE, Ranks
 
 T = TypeVar("T")
 
@@ -36,23 +38,36 @@ def take_share(share: float, device: torch.device) -> None:
 class Microbatch:
     """How many sequences one forward and backward pass holds; it only shrinks, and stays so for the round."""
 
-    def __init__(self, sequences: int) -> None:
+    def __init__(self, sequences: int, ranks: Ranks = ALONE) -> None:
         self.sequences = sequences
+        self._ranks = ranks
 
     def fit(self, rows: int, work: Callable[[int], T]) -> T:
-        """Do `work` on `rows` sequences, told how many it may hold at once; halve that until it fits.
+        """Do `work` on `rows` sequences, told how many a pass may hold at once; halve that until it fits on every rank.
 
-        Raises: RoundFailed where one sequence is too much already.
+        `rows` are those of all ranks, and `work` must not wait for another rank.
+
+        Raises: RoundFailed where one sequence is too much already, RankLost.
         """
         while True:
-            try:
-                return work(self.sequences)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = " ".join(str(error).split())[:200] or type(error).__name__
-            # Only here is the error gone, and with its traceback what the broken pass held.
-            self._halve(rows, said)
+            done, said = self._try(work)
+            told = [word.decode() for word in self._ranks.exchange(said.encode())]
+            if not any(told):
+                return done[0]
+            done.clear()
+            self._halve(-(-rows // self._ranks.size), next(filter(None, told)))
+
+    def _try(self, work: Callable[[int], T]) -> tuple[list[T], str]:
+        """Do the work and give what came of it, or how memory ran out.
+
+        When this returns the error is gone, and with its traceback what the broken pass held.
+        """
+        try:
+            return [work(self.sequences)], ""
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return [], " ".join(str(error).split())[:200] or type(error).__name__
 
     def _halve(self, rows: int, said: str) -> None:
         held = min(self.sequences, rows)
@@ -62,7 +77,8 @@ class Microbatch:
                 "reflection_max_tokens or lora_rank, set dtype to bfloat16, or leave the trainer more memory"
             )
         self.sequences = held // 2
-        _log.warning("out_of_memory", microbatch=self.sequences, was=held, error=said)
+        if self._ranks.number == 0:
+            _log.warning("out_of_memory", microbatch=self.sequences, was=held, error=said)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -39,6 +39,7 @@ from server.store.database import Database
 from server.store.tasks import TaskStore
 from trainer.errors import RoundFailed
 from trainer.settings import TrainerSettings
+from trainer.spreading import SpreadRefused, read_spread
 
 ENGINE_TOKENS = 16
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "max_new_tokens": ENGINE_TOKENS}
@@ -192,6 +193,25 @@ async def refuse_unfit(settings: Settings, options: TrainerSettings, task: Task,
         raise RoundFailed(f"the preflight failed (`mulligan doctor` shows all of it): {said}")
 
 
+def check_spread(options: TrainerSettings) -> list[Check]:
+    """Check accelerate's config, and that there is a GPU for each process; nothing where one process trains."""
+    name = "several GPUs"
+    try:
+        spread = read_spread(options.accelerate_config)
+    except SpreadRefused as error:
+        return [failed(name, error.says, error.remedy)]
+    if spread is None:
+        return []
+    if options.device == "cpu":
+        return [passed(name, f"{spread.processes} processes, which compute on the CPU (device is cpu)")]
+    import torch  # noqa: PLC0415 -- seconds to import
+
+    there, says = torch.cuda.device_count(), f"{spread.processes} processes, {torch.cuda.device_count()} visible GPUs"
+    if there < spread.processes:
+        return [failed(name, says, f"lower num_processes in {spread.config}, or let the worker see more GPUs")]
+    return [passed(name, f"{says}, data parallel")]
+
+
 async def examine(settings: Settings, options: TrainerSettings) -> list[Check]:
     """Check all that can be looked at without the model's weights; fingerprints stand in a check of their own."""
     try:
@@ -211,7 +231,7 @@ async def examine(settings: Settings, options: TrainerSettings) -> list[Check]:
         checks += await check_tokens(url, tokenizer, settings.engine.model)
         if facts.lora:
             checks.append(await check_shared_folder(url, settings, most))
-    return [*checks, *check_disk({"rounds": settings.rounds_dir})]
+    return [*checks, *check_spread(options), *check_disk({"rounds": settings.rounds_dir})]
 
 
 def open_tokenizer(model_path: str) -> Any:

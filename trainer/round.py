@@ -1,9 +1,10 @@
 """A whole round: select -> (rollouts <-> GRPO) x steps -> gate -> save -> promotion.
 
-Run by trainer.jobs as a process of its own, `python -m trainer.round --round ID --epoch N`; every write carries the
-epoch, so that a round that was given to another worker can do nothing any more. It must never hold a database session
-while an engine or the trainer works, and never tell how the round ended before it has. A round that is begun again
-goes on from the rollouts that were kept (trainer.training).
+Run by trainer.jobs as a process of its own, `python -m trainer.round --round ID --epoch N`, or by trainer.rank as the
+first of several ranks, the only one that has an engine and a database. Every write carries the epoch, so that a round
+that was given to another worker can do nothing any more. It must never hold a database session while an engine or the
+trainer works, and never tell how the round ended before it has. A round that is begun again goes on from the rollouts
+that were kept (trainer.training).
 
 What differs from the method of "Reflect, Retry, Reward" (arXiv 2505.24726), and why (trainer/grpo.py has its own list):
 1. Failures come from the log of what users asked, not from a data set that is sampled for failures up front.
@@ -42,8 +43,10 @@ from trainer import dataset, gate, gate_round, preflight, promotion
 from trainer.budget import Budget
 from trainer.desk import Desk, Stores, insist, open_engine
 from trainer.errors import RoundFailed
+from trainer.following import NO_ORDERS, encode_orders, refuse_without_gpu
 from trainer.lora import choose_device, choose_threads, make_probe, open_model
 from trainer.memory import take_share
+from trainer.ranks import ALONE, End, Ranks
 from trainer.regating import regate
 from trainer.rollout import Sampler
 from trainer.samples import Failure
@@ -64,19 +67,23 @@ async def run_round(desk: Desk) -> Ending:
     Raises: RoundFailed, Fenced, the engine's errors.
     """
     if desk.round.adapter and desk.task.champion == desk.round.adapter:
+        desk.ranks.tell(NO_ORDERS)
         return RoundState.PROMOTED, "its adapter was promoted by an earlier lease, which was lost right after"
     if desk.options.gate_only:
+        desk.ranks.tell(NO_ORDERS)
         return await regate(desk, await find_audits(desk))
     await desk.note(phase="selecting", steps_total=desk.options.steps)
     start = await find_start(desk)
     kept = await take_over(desk, start)
     await desk.note(parent=start.name if start else BASE_ADAPTER)
     engine = desk.settings.engine
+    refuse_without_gpu(desk.options, desk.ranks)
+    desk.ranks.tell(encode_orders(desk.options, start.path if start else None, desk.folder))
     take_share(engine.trainer_share, choose_device(desk.options))
     model, tokenizer = await asyncio.to_thread(
         open_model, engine.model, start.path if start else None, engine.lora_target_modules, desk.options
     )
-    torch.set_num_threads(choose_threads(model, desk.options))
+    torch.set_num_threads(choose_threads(model, desk.options, desk.ranks.size))
     await preflight.refuse_unfit(desk.settings, desk.options, desk.task, model, tokenizer)
     selection = await select(desk, tokenizer)
     candidate = promotion.Candidate(model, desk.engine, desk.round, desk.folder / "pushes", desk.note)
@@ -217,14 +224,14 @@ async def promote(
     return RoundState.PROMOTED, reason
 
 
-async def work(settings: Settings, defaults: TrainerSettings, round_id: str, epoch: int) -> None:
+async def work(settings: Settings, defaults: TrainerSettings, round_id: str, epoch: int, ranks: Ranks = ALONE) -> None:
     """Do the round that was leased under `epoch`, and write how it ended.
 
     Raises: RoundFailed, Fenced, the engine's errors, StoreUnavailable.
     """
     database, engine = Database(settings.database_url), open_engine(settings)
     try:
-        desk = await sit_down(settings, defaults, Stores.open(database), engine, (round_id, epoch))
+        desk = await sit_down(settings, defaults, Stores.open(database), engine, (round_id, epoch), ranks=ranks)
         # An engine that comes back gets what serves and our pushes before it is asked again.
         shelf = ServingShelf(desk.stores.tasks, desk.stores.adapters, also=engine.loaded_here)
         async with looked_after(engine, shelf):
@@ -237,7 +244,13 @@ async def work(settings: Settings, defaults: TrainerSettings, round_id: str, epo
 
 
 async def sit_down(
-    settings: Settings, defaults: TrainerSettings, stores: Stores, engine: Engine, held: RoundEpoch
+    settings: Settings,
+    defaults: TrainerSettings,
+    stores: Stores,
+    engine: Engine,
+    held: RoundEpoch,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Desk:
     """Find the round of a lease, its task and its options.
 
@@ -256,11 +269,11 @@ async def sit_down(
             f"lora_rank is {options.lora_rank}, the engine takes adapters of rank {settings.engine.max_lora_rank} "
             "at most: lower lora_rank, or start the engine with a higher engine.max_lora_rank"
         )
-    return Desk(replace(row, epoch=epoch), task, stores, engine, settings, options)
+    return Desk(replace(row, epoch=epoch), task, stores, engine, settings, options, ranks)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one round; the last line of the log says why it failed, if it did."""
+def main(argv: list[str] | None = None, ranks: Ranks = ALONE, end: End | None = None) -> int:
+    """Run one round; the last line of the log says why it failed, if it did, and `end` is told of it."""
     parser = argparse.ArgumentParser(prog="python -m trainer.round", description="Run one leased training round.")
     parser.add_argument("--round", required=True, help="the round's id")
     parser.add_argument("--epoch", required=True, type=int, help="the epoch of its lease")
@@ -269,10 +282,12 @@ def main(argv: list[str] | None = None) -> int:
     configure_logs(settings.log_level, json=settings.log_json, redact=make_log_redactor(settings.log.redact))
     allow(settings.verifiers)
     try:
-        asyncio.run(work(settings, TrainerSettings(), arguments.round, arguments.epoch))
+        asyncio.run(work(settings, TrainerSettings(), arguments.round, arguments.epoch, ranks))
     except Exception as error:  # noqa: BLE001 -- the job reads the reason from the log's last line
         if not isinstance(error, MulliganError):
             traceback.print_exc()
+        if end is not None:
+            end(error)
         said = str(error) if isinstance(error, MulliganError) else f"{type(error).__name__}: {error}"
         print("error:", " ".join(said.split()), file=sys.stderr, flush=True)  # noqa: T201
         return 1

@@ -15,6 +15,9 @@ from pydantic_settings import SettingsConfigDict
 from server.errors import InvalidRequest
 from server.settings import RoundSizes
 
+OF_THE_MACHINE = frozenset({"accelerate_config", "rank_timeout_s"})
+"""What is read from the worker's environment alone: no task or round may name files of its machine."""
+
 
 class TrainerSettings(RoundSizes):
     """What can be set about a round, beside `RoundSizes`. Times in seconds, shares and margins as fractions."""
@@ -95,6 +98,8 @@ class TrainerSettings(RoundSizes):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: float32 on a CPU, bfloat16 on a GPU
     threads: int = Field(default=0, ge=0)  # CPU threads; 0 = all cores, but one for a model of a few million weights
+    accelerate_config: str = ""  # a file of `accelerate config`: rounds train on several GPUs; "" = on one
+    rank_timeout_s: float = Field(default=600.0, gt=0)  # of several GPUs: how long one may keep another waiting
 
     # Gate
     gate_looks: int = Field(default=3, ge=1, le=10)  # how often a gate looks whether it is decided; 1: at its end alone
@@ -139,6 +144,12 @@ class TrainerSettings(RoundSizes):
             merged.update(layer)
         known = type(self).model_fields
         for name in merged:
+            if name in OF_THE_MACHINE:
+                raise InvalidRequest(
+                    f"{name!r} is no training option of a task or a round: set MULLIGAN_TRAINER__{name.upper()} where "
+                    "the worker runs",
+                    param=name,
+                )
             if name not in known:
                 alike = get_close_matches(name, known, 1)
                 remedy = f"did you mean {alike[0]!r}?" if alike else f"the options are {', '.join(sorted(known))}"

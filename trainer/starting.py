@@ -21,6 +21,7 @@ _LEARNING = frozenset(TrainerSettings.model_fields) - {
     *("max_failures", "min_failures", "replay_share", "settled_after", "step_groups"),
     *(name for name in TrainerSettings.model_fields if name.startswith("gate_")),
     *("first_try_margin", "bootstrap_draws", "drain_timeout_s"),
+    *("accelerate_config", "rank_timeout_s"),  # what counts is how many ranks there are
 }
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +61,9 @@ def fingerprint(desk: Desk, start: Adapter | None) -> str:
     """Hash what the updates of a round follow from, beside its rollouts: options, base model, and where it begins."""
     engine, options = desk.settings.engine, desk.options.model_dump(include=set(_LEARNING), mode="json")
     begins = {"name": start.name, "files": dict(start.files)} if start else {}
-    told = [options, engine.model, sorted(engine.lora_target_modules), begins]
+    told: list[Any] = [options, engine.model, sorted(engine.lora_target_modules), begins]
+    if desk.ranks.size > 1:  # sums over more ranks are rounded otherwise
+        told.append(desk.ranks.size)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -83,6 +86,6 @@ async def take_over(desk: Desk, start: Adapter | None) -> int:
         kept = 0
         await insist(lambda: desk.stores.rollouts.forget(desk.held))
         if before is not None:
-            _log.warning("begun_from_nothing", round=desk.round.id, why="options, model or the adapter it began with")
+            _log.warning("begun_from_nothing", round=desk.round.id, why="options, model, ranks or first adapter")
     await desk.tell(recipe=recipe, **({"replayed_steps": kept} if kept else {}))
     return kept

@@ -23,6 +23,7 @@ from trainer.budget import Budget, measure_folder
 from trainer.dataset import Selection
 from trainer.desk import Desk, insist
 from trainer.errors import RoundFailed
+from trainer.following import encode_members
 from trainer.grpo import ReflectionTrainer
 from trainer.lora import choose_device
 from trainer.promotion import Candidate
@@ -134,7 +135,12 @@ async def train(steps: RoundSteps, tokenizer: Any) -> None:
 
     Raises: RoundFailed, Fenced, the engine's errors.
     """
-    loop, options, candidate = asyncio.get_running_loop(), steps.desk.options, steps.candidate
+    loop, options, candidate, ranks = asyncio.get_running_loop(), steps.desk.options, steps.candidate, steps.desk.ranks
+
+    def draw(number: int) -> list[Member] | None:
+        members = wait(steps.draw(number))
+        ranks.tell(encode_members(members))
+        return members
 
     def wait(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
@@ -143,10 +149,11 @@ async def train(steps: RoundSteps, tokenizer: Any) -> None:
         candidate.model,
         tokenizer,
         options,
-        sample=lambda number: wait(steps.draw(number)),
+        sample=draw,
         step_done=lambda number, figures, changed: wait(steps.tell(number, figures, changed)),
         output_dir=steps.desk.folder / "trl",
         on_cpu=choose_device(options).type == "cpu",
+        ranks=ranks,
     )
     await asyncio.to_thread(trainer.run)
     if trainer.stopped:

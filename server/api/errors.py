@@ -11,15 +11,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from server.errors import InvalidRequest, MulliganError, NotFound
+from server.store.cleaning import decode_json, encode_json
 
 
 def render_error(error: MulliganError) -> dict[str, Any]:
     """Render OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`, with our details in it.
 
-    In it, for that is what SDKs show of an error; what stands beside it they drop.
+    In it, for that is what SDKs show of an error; what stands beside it they drop. It may quote what a client sent, or
+    a model wrote, and no JSON can say: half a surrogate pair, NaN.
     """
     envelope = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return {"error": {**envelope, **error.details}}
+    return decode_json(encode_json({"error": {**envelope, **error.details}}))
 
 
 def error_headers(error: MulliganError) -> dict[str, str]:

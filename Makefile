@@ -21,8 +21,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) from requirements.lock (a few minutes the first time) ..."
 	@# torch first and alone: a pinned torch that is there already keeps pip from picking a bigger build.
+	@echo "  1 of 3: torch, the biggest"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q $$(grep '^torch==' requirements.lock)
+	@echo "  2 of 3: all else"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
+	@echo "  3 of 3: Mulligan itself"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 
@@ -39,7 +42,7 @@ up: $(STAMP) $(UI_STAMP) ## Set up and serve: engine, API, worker and scheduler 
 test: $(STAMP) $(UI_STAMP) ## Set up and run every test (those for the real SGLang need `make sglang-cpu` first)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-unit: $(STAMP) ## Run the unit tier only: no services, under ten seconds
+test-unit: $(STAMP) ## Run the unit tier only: no services, some twenty seconds on an idle core
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types and import contracts

@@ -67,6 +67,25 @@ The response carries `mulligan`: `episode_id`, `outcome`, `adapter`, `attempts` 
 `verdicts` of the single verifiers, `usage`) and `reflections` (`attempt`, `text`, `usage`).
 """
 
+TASKS = """
+## A task and a round
+
+```sh
+curl -sS http://127.0.0.1:8000/v1/tasks -H "authorization: Bearer $KEY" -H "content-type: application/json" -d '{
+  "name": "support",
+  "verifiers": ["polite@1", {"name": "calls", "when": {"answer": "tool_call"}, "mode": "observe"}],
+  "retry": {"max_retries": 2},
+  "training": {"train_on_new_failures": 200, "promotion": "approve", "options": {"steps": 8}}
+}'
+curl -sS http://127.0.0.1:8000/v1/tasks/support/rounds -H "authorization: Bearer $KEY" \\
+  -H "content-type: application/json" -d '{"options": {"steps": 2}}'
+```
+
+Only `name` has to be there. How to make the verifier: [verifiers.md](verifiers.md). `PATCH /v1/tasks/support` takes
+the same fields, and leaves alone what it does not name. `options` are those of [settings.md](settings.md#rounds): a
+name that there is not, or a value that does not go, is a 400 with its `param`.
+"""
+
 STREAMS = """
 ## Streams
 
@@ -85,7 +104,7 @@ that has begun, the outcome is in the last chunk); `x-request-id` is on every re
 
 def render_api() -> str:
     """Render the page of the API: our own fields, streams, headers, routes."""
-    return MARK + CHAT + OURS + STREAMS + "\n## Routes\n\n" + _render_routes() + "\n"
+    return MARK + CHAT + OURS + TASKS + STREAMS + "\n## Routes\n\n" + _render_routes() + "\n"
 
 
 def _first_line(text: str | None) -> str:

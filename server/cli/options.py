@@ -17,6 +17,7 @@ from server.addresses import hide_password
 from server.errors import InvalidRequest, NotFound, StoreUnavailable
 from server.settings import EngineSettings, Settings
 from server.store.database import Database
+from server.supervisor.first_run import name_cause
 from server.supervisor.folder import read_note
 
 T = TypeVar("T")
@@ -95,7 +96,9 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         try:
             await database.ping()
         except StoreUnavailable as error:
-            raise StoreUnavailable(f"the database {hide_password(settings.database_url)}: {error}") from error
+            raise StoreUnavailable(
+                f"the database {hide_password(settings.database_url)}: {name_cause(error)}"
+            ) from error
         yield database
     finally:
         await database.close()

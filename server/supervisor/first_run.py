@@ -15,6 +15,36 @@ from server.store.keys import KeyStore
 from server.store.tasks import TaskStore
 
 DEFAULT_TASK = "default"
+_NO_SUCH_DATABASE = "3D000"  # of PostgreSQL
+
+
+async def upgrade_schema(settings: Settings) -> None:
+    """Bring the database's schema up to date. Raises: StoreUnavailable, with the driver's own words."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        await asyncio.to_thread(migrations.upgrade, settings.database_url)
+    except Exception as error:  # database drivers raise errors of their own libraries, and all of them end the start
+        shown = hide_password(settings.database_url)
+        raise StoreUnavailable(f"the database {shown} (--database-url) cannot be used: {name_cause(error)}") from error
+
+
+def ask_revision(database_url: str) -> str | None:
+    """Ask for the revision of a database's schema; None: there is none yet. Raises: StoreUnavailable, likewise."""
+    try:
+        return migrations.current(database_url)
+    except Exception as error:
+        shown = hide_password(database_url)
+        raise StoreUnavailable(f"the database {shown} (--database-url) cannot be used: {name_cause(error)}") from error
+
+
+def name_cause(error: BaseException) -> str:
+    """Name what kept a database from being opened, in its driver's words; what went wrong later is told whole."""
+    if getattr(error, "statement", None):
+        return str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    remedy = "; make it first, empty: `createdb`" if getattr(error, "sqlstate", "") == _NO_SUCH_DATABASE else ""
+    return f"{error}{remedy}"
 
 
 async def prepare(settings: Settings) -> None:
@@ -22,12 +52,7 @@ async def prepare(settings: Settings) -> None:
 
     Raises StoreUnavailable where the database cannot be reached.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        await asyncio.to_thread(migrations.upgrade, settings.database_url)
-    except Exception as error:  # database drivers raise errors of their own libraries, and all of them end the start
-        shown = hide_password(settings.database_url)
-        raise StoreUnavailable(f"the database {shown} (--database-url) cannot be used: {error}") from error
+    await upgrade_schema(settings)
     database = Database(settings.database_url)
     try:
         await ensure_task(TaskStore(database), Task(name=DEFAULT_TASK))

@@ -232,7 +232,10 @@ def test_addresses_that_cannot_work_are_refused_by_option(tmp_path: Path, capsys
     assert "no Redis answers" in fail(capsys, monkeypatch, *up, "--broker-url", "redis://127.0.0.1:1")
     away = "postgresql://me:secret@127.0.0.1:1/db"
     assert "postgresql://me:***@127.0.0.1:1/db" in fail(capsys, monkeypatch, *up, "--database-url", away)
-    assert "secret" not in fail(capsys, monkeypatch, "tasks", "list", "--database-url", away)
+    for command in (("tasks", "list"), ("db", "upgrade"), ("db", "current")):
+        said = fail(capsys, monkeypatch, *command, "--database-url", away, "--data-dir", str(tmp_path))
+        assert "Connect call failed" in said
+        assert "secret" not in said
 
 
 def test_a_demo_that_could_not_write_its_figures_does_not_start(tmp_path: Path, capsys, monkeypatch):

@@ -23,10 +23,12 @@ from server.cli.round_words import describe_budget, describe_objective, describe
 from server.cli.show import error_console, print_fields, print_json, print_things, to_json, when
 from server.domain import DEFAULT_POOL, Round, Step
 from server.errors import NotFound
+from server.orchestration.gate_plan import read_sizes
 from server.orchestration.slots import find_room, refuse_unplaced
 from server.orchestration.training_options import check_options
-from server.settings import Settings
+from server.settings import RoundSizes, Settings
 from server.store.database import Database
+from server.store.progress import ProgressStore
 from server.store.rounds import DECIDED, RoundStore
 from server.store.tasks import TaskStore
 
@@ -88,19 +90,34 @@ def start(
 
     options = {**parse_pairs(option or [], "--option"), **({"gate_only": True} if gate_only else {})}
 
-    async def create(database: Database) -> Round:
+    async def create(database: Database) -> tuple[Round, str]:
         found = await find_task(database, task)
         await check_options(found.training.options, options)
         refuse_unplaced(await TaskStore(database).list(), await find_room(settings.engine), found)
-        return await RoundStore(database).create(task, options)
+        doubt = "" if gate_only else await _doubt_failures(database, task, {**found.training.options, **options})
+        return await RoundStore(database).create(task, options), doubt
 
-    row = ask_database(settings, create)
+    row, doubt = ask_database(settings, create)
+    if doubt and not as_json:
+        error_console().print(doubt, style="yellow", markup=False)
     Doorbell(settings).ring_round(row.id, row.pool)
     if wait:
         row = asyncio.run(_wait(settings, row.id, quiet=as_json))
     _print_round(row, [], as_json=as_json)
     if wait and row.state.value == "failed":
         raise typer.Exit(1)
+
+
+async def _doubt_failures(database: Database, task: str, options: Mapping[str, Any]) -> str:
+    """Say where a round will not find failures enough; "" where it does."""
+    least = read_sizes(options, RoundSizes()).min_failures
+    found = await ProgressStore(database).count_failures(task, since=0.0, most=least)
+    if found >= least:
+        return ""
+    return (
+        f"a round needs {least} usable failures (min_failures), and {found} are in the log: where none come before it "
+        "begins, it fails (`mulligan episodes import` asks problems from a file)"
+    )
 
 
 @app.command("list", epilog="Example: mulligan round list --task sql --json")

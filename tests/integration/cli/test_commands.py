@@ -176,6 +176,7 @@ def test_rounds_are_started_listed_and_cancelled(folder: Path, capsys, monkeypat
     assert "ended" not in run("round", "show", row["id"])
     assert run_json("round", "cancel", row["id"])["state"] == "cancelled"
     assert "cancelled" in run("round", "show", row["id"])
+    assert "needs 8 usable failures (min_failures), and 0 are in the log" in run("round", "start", "sql")
     assert "no task 'nope'" in fail(capsys, monkeypatch, "round", "start", "nope")
     assert "no round 'rd_0'" in fail(capsys, monkeypatch, "round", "show", "rd_0")
 

@@ -9,7 +9,7 @@ UI_STAMP := $(VENV)/.dashboard
 UI_SOURCES := $(shell find $(UI) -name node_modules -prune -o -type f -print)
 ARGS ?=
 
-.PHONY: help demo up test test-unit check format admin browser demo-model sglang-cpu clients oracles bench bench-gateway bench-paper bench-peers bench-swaps bench-verifiers lock docs clean
+.PHONY: help demo up test test-unit check format admin browser demo-model sglang-cpu clients oracles bench bench-gateway bench-paper bench-peers bench-swaps bench-verifiers evidence lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -35,6 +35,9 @@ $(UI_STAMP): $(UI_SOURCES) tools/admin_ui.py | $(STAMP)
 
 demo: $(STAMP) $(UI_STAMP) ## Set up and run the main job; options: make demo ARGS="--seed 7"
 	@$(BIN)/mulligan demo $(ARGS)
+
+evidence: $(STAMP) ## Measure whether it learns, beside its controls (hours, resumable); ARGS="--help" teaches
+	@$(BIN)/python -m bench.evidence $(ARGS)
 
 up: $(STAMP) $(UI_STAMP) ## Set up and serve: engine, API, worker and scheduler on this machine
 	@$(BIN)/mulligan up $(ARGS)

@@ -1,7 +1,8 @@
 """The calls that the demo makes, all through the openai SDK: chat requests, and the server's own routes beside them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -17,12 +18,25 @@ class DemoBroken(Exception):
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens of one problem, over all that was asked for it: read, generated, and generated in reflections."""
+
+    prompt: int = 0
+    generated: int = 0
+    reflections: int = 0
+
+
+@dataclass(frozen=True)
 class Answered:
-    """How one problem went."""
+    """How one problem went. `answer` is the assistant message that came back: that of the last attempt."""
 
     outcome: str
     adapter: str
     episode_id: str
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    reflection: str = ""
+    usage: Usage = Usage()
+    seconds: float = 0.0
 
     @property
     def first(self) -> bool:
@@ -45,23 +59,39 @@ class Client:
         """Close the connections."""
         await self._openai.close()
 
-    async def ask(self, task: DemoTask, problem: Problem, *, store: bool) -> Answered:
-        """Send one problem as a chat request to a task, at temperature 1 with one retry.
+    async def ask(
+        self,
+        task: DemoTask,
+        problem: Problem,
+        *,
+        store: bool,
+        model: str = "",
+        temperature: float = 1,
+        retries: int = 1,
+        messages: Sequence[Mapping[str, Any]] = (),
+        answer_max_tokens: int = 0,
+    ) -> Answered:
+        """Send one problem as a chat request to a task, by default at temperature 1 with one retry.
 
-        Raises DemoBroken where it cannot be answered.
+        `model` names another task, an adapter or the base model to be asked instead, under the same budgets;
+        `messages` take the place of the problem's own. Raises DemoBroken where it cannot be answered.
         """
         # Plain dicts in OpenAI's shape: the SDK's own types would only be a longer way to write them.
-        body: dict[str, Any] = {"messages": problem.messages, **({"tools": problem.tools} if problem.tools else {})}
+        body: dict[str, Any] = {
+            "messages": messages or problem.messages,
+            **({"tools": problem.tools} if problem.tools else {}),
+        }
+        began = time.monotonic()
         try:
             answer = await self._openai.chat.completions.create(
-                model=task.name,
-                temperature=1,
-                max_completion_tokens=task.answer_max_tokens,
+                model=model or task.name,
+                temperature=temperature,
+                max_completion_tokens=answer_max_tokens or task.answer_max_tokens,
                 store=store,
                 extra_body={
                     "verify": "enforce",
                     "verifiers": [{"name": problem.verifier, "args": problem.args}],
-                    "retry": {"max_retries": 1, "reflection_max_tokens": task.reflection_max_tokens},
+                    "retry": {"max_retries": retries, "reflection_max_tokens": task.reflection_max_tokens},
                 },
                 **body,
             )
@@ -70,7 +100,31 @@ class Client:
         told = (answer.model_extra or {}).get("mulligan")
         if not told:
             raise DemoBroken("an answer came without its `mulligan` part: is this a Mulligan server?")
-        return Answered(told["outcome"], told.get("adapter") or "", told["episode_id"])
+        return Answered(
+            told["outcome"],
+            told.get("adapter") or "",
+            told["episode_id"],
+            answer.choices[0].message.model_dump(exclude_none=True),
+            " ".join(one["text"] for one in told.get("reflections", ())),
+            _read_usage(answer.usage, told),
+            time.monotonic() - began,
+        )
+
+    async def say(self, model: str, messages: Sequence[Mapping[str, Any]], *, max_tokens: int) -> str:
+        """Ask for a plain answer, greedily and unverified; nothing of it is stored. Raises DemoBroken."""
+        body: dict[str, Any] = {"messages": messages}
+        try:
+            answer = await self._openai.chat.completions.create(
+                model=model,
+                temperature=0,
+                max_completion_tokens=max_tokens,
+                store=False,
+                extra_body={"verify": "off"},
+                **body,
+            )
+        except (APIStatusError, APIConnectionError) as error:
+            raise DemoBroken(f"{model} did not answer: {error}") from error
+        return answer.choices[0].message.content or ""
 
     async def get(self, path: str) -> Any:
         """Ask one of the server's own routes. Raises DemoBroken."""
@@ -105,3 +159,8 @@ class Client:
                 "training": {"promotion": "auto", "options": dict(task.training)},
             },
         )
+
+
+def _read_usage(usage: Any, told: Mapping[str, Any]) -> Usage:
+    reflections = sum(one["usage"]["completion_tokens"] for one in told.get("reflections", ()))
+    return Usage(usage.prompt_tokens, usage.completion_tokens, reflections) if usage else Usage(0, 0, reflections)

@@ -124,7 +124,7 @@ class Sampler:
         outcomes = [one.result() for one in fresh]
         members = [one for one in outcomes if isinstance(one, Member)]
         if lost := [one for one in outcomes if isinstance(one, MulliganError)]:
-            _log.warning("rollouts_lost", count=len(lost), of=len(outcomes), error=str(lost[0]))
+            _log.warning("rollouts_lost", count=len(lost), of=len(outcomes), error=type(lost[0]).__name__)
             if len(lost) > LOST_SHARE * len(outcomes):
                 raise lost[0]
         logged = [
@@ -212,7 +212,7 @@ class Sampler:
             try:
                 completion = await self._ask(lambda: self._engine.complete(asked, adapter, with_tokens=True))
             except (EngineBroken, EngineTimeout, EngineRefused) as error:
-                _log.warning("first_prompt_unknown", episode=failure.episode_id, error=str(error))
+                _log.warning("first_prompt_unknown", episode=failure.episode_id, error=type(error).__name__)
                 return ()
             self._first_prompts[failure.episode_id] = tuple(completion.prompt_ids)
         return self._first_prompts[failure.episode_id]

@@ -79,7 +79,7 @@ class BacktestRunner:
         try:
             found = await self._judge(backtest)
             if isinstance(found, str):
-                log.warning("backtest_failed", error=found)
+                log.warning("backtest_failed")  # why, is in the backtest: the words may quote an answer
                 await self._insist(partial(self._backtests.fail, backtest, found))
             elif found is not None:
                 log.info("backtest_done", n=found["n"], flips=found["flips"]["count"])

@@ -75,7 +75,8 @@ def _plan_afresh(engine: AsyncEngine) -> None:
 
 def open_engine(url: URL, *, busy_timeout_s: float = 5.0, command_timeout_s: float | None = 30.0) -> AsyncEngine:
     """Make the engine of a normalised URL. It connects when first used."""
-    shared: dict[str, Any] = {"json_serializer": encode_json, "json_deserializer": decode_json}
+    # What an error of the toolkit says must not show the values: they hold what was said.
+    shared: dict[str, Any] = {"json_serializer": encode_json, "json_deserializer": decode_json, "hide_parameters": True}
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(url, connect_args={"timeout": busy_timeout_s}, **shared)

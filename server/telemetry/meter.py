@@ -45,7 +45,8 @@ class Meter:
 
     def read(self) -> Series:
         """Read everything of this process, as it is now."""
-        return {**self.tally.read(), **self.read_gauges(), (LAG.name,): self._lag_s}
+        gauges = {key: float(value) for key, value in self.read_gauges().items()}  # True is no number on the wire
+        return {**self.tally.read(), **gauges, (LAG.name,): self._lag_s}
 
     def read_all(self) -> dict[int, Series]:
         """Read everything of all processes of this port, by their numbers: this one now, others a second ago."""

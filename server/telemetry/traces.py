@@ -7,6 +7,7 @@ and never of a request with `store: false`. Nothing here may break or hold up a 
 number of them, and are dropped where nobody takes them.
 """
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 NS = 1_000_000_000
-CLOSE_MS = 3000
+CLOSE_S = 3.0
+SEND_S = 5.0
 _SAMPLING = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -101,9 +103,10 @@ class Traces:
         return msgspec.json.encode(parts).decode()
 
     def close(self) -> None:
-        """Send what waits, for a bounded time."""
-        self._provider.force_flush(CLOSE_MS)
-        self._provider.shutdown()
+        """Send what waits, for a bounded time: the SDK's own close tries for half a minute where nobody answers."""
+        closing = threading.Thread(target=self._provider.shutdown, name="traces-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
 
 class EpisodeTrace:
@@ -281,6 +284,6 @@ def _open_provider(settings: TelemetrySettings, exporter: "SpanExporter | None")
         return provider
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
-    sends = OTLPSpanExporter(endpoint=settings.traces_url, headers=dict(settings.traces_headers), timeout=10)
+    sends = OTLPSpanExporter(endpoint=settings.traces_url, headers=dict(settings.traces_headers), timeout=SEND_S)
     provider.add_span_processor(BatchSpanProcessor(sends))
     return provider

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -57,6 +58,16 @@ def assert_logged_once(serve: Serve, answered: Sequence[str]) -> None:
     assert set(answered) <= set(logged)
 
 
+def count_answered(serve: Serve) -> set[str]:
+    """The numbers of the workers of which one scrape says that they answered chats."""
+    request = Request(
+        f"http://127.0.0.1:{serve.port}/metrics", headers={"authorization": f"Bearer {serve.keys['viewer']}"}
+    )
+    with urlopen(request, timeout=10) as answer:
+        text = answer.read().decode()
+    return set(re.findall(r'mulligan_requests_total\{status="200",surface="chat",worker="(\d)"\}', text))
+
+
 def test_both_serve_and_each_says_which_it_is(serve: Serve, engine: WireEngine):
     assert len(serve.workers()) == WORKERS
     with ThreadPoolExecutor(8) as pool:
@@ -69,6 +80,8 @@ def test_both_serve_and_each_says_which_it_is(serve: Serve, engine: WireEngine):
             assert serve.ask("GET", "/health", key=None, over=connection)[0] == 200
             assert serve.ask("GET", "/ready", key=None, over=connection)[0] == 200
             assert serve.chat("hello", over=connection)[0] == 200
+    # One scrape of the one port tells of both: of one as it is, of the other as it was a second ago.
+    wait_for(lambda: count_answered(serve) == {"1", "2"}, 60, "a scrape tells of both")
     for number in range(1, WORKERS + 1):
         assert re.search(rf"worker_serves .*worker={number}", serve.log)
         assert f"worker={number} INFO uvicorn.error: Application startup complete." in serve.log

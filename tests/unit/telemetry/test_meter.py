@@ -118,7 +118,7 @@ def test_a_scrape_of_any_process_tells_of_all():
     first.tally.count_request("chat", 200, 0.1)
     second.tally.count_request("chat", 200, 0.1)
     second.tally.count_request("chat", 429, 0.1)
-    second.read_gauges = lambda: {(c.QUEUED.name,): 7}
+    second.read_gauges = lambda: {(c.QUEUED.name,): 7, (c.SPOOLING.name,): True}
     assert list(first.read_all()) == [1]  # the other has said nothing yet
 
     async def share() -> None:
@@ -131,6 +131,7 @@ def test_a_scrape_of_any_process_tells_of_all():
     assert told[name + str({"status": "200", "surface": "chat", "worker": "2"})] == 1
     assert told[name + str({"status": "429", "surface": "chat", "worker": "2"})] == 1
     assert told["mulligan_queue_requests" + str({"worker": "2"})] == 7
+    assert told["mulligan_log_spooling" + str({"worker": "2"})] == 1
     now[0] += STALE_S + 1
     assert list(first.read_all()) == [1]  # it is gone, and nobody took its place
 

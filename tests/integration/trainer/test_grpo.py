@@ -9,7 +9,7 @@ import torch
 from tests.integration.trainer.tiny import TARGETS, make_model, make_tokenizer
 from trainer.errors import RoundFailed
 from trainer.groups import weigh_groups
-from trainer.grpo import ReflectionTrainer
+from trainer.grpo import ReflectionTrainer, _trl_config
 from trainer.lora import attach_adapter
 from trainer.samples import Member
 from trainer.settings import TrainerSettings
@@ -335,3 +335,8 @@ def test_it_learns_what_is_rewarded(tmp_path):
     assert len(rewards) == 25
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.25, rewards
     assert max(gaps) < 1e-4  # the sampler's logprobs are the trainer's own
+
+
+def test_one_process_takes_one_gpu_of_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert _trl_config(SETTINGS, tmp_path, updates=1, on_cpu=False).n_gpu == 1  # transformers would wrap DataParallel

@@ -1,17 +1,19 @@
 """Measures the episode log beside a plain INSERT for each request, in one run, on SQLite and PostgreSQL.
 
-    python -m bench.episode_log [--seconds 3] [--database-url URL ...]
+    python -m bench.episode_log [--seconds 3] [--rounds 1] [--database-url URL ...]
 
 Each database is migrated and written to: give throw-away ones. Wall times on a shared machine swing, so read the
-ratios. An episode here has two attempts and a reflection of 60 tokens.
+ratios, of medians over rounds in which all take turns. An episode here has two attempts and a reflection of 60 tokens.
+`unguarded` is the log without what each of its commits asks about deletions.
 """
 
 import argparse
 import asyncio
+import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich.console import Console
@@ -36,6 +38,7 @@ from server.store.cleaning import decode_json
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episode_rows import COLUMNS, TABLES, encode_episode
+from server.store.writers import Guard, Rows, Writer
 
 Record = Callable[[Episode], Awaitable[None]]
 WARM_UP_S = 0.5
@@ -104,6 +107,26 @@ def plain_insert(database: Database) -> Record:
     return record
 
 
+class Unguarded:
+    """A writer that commits without asking whether anything was deleted meanwhile."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.close, self.abandon, self._writer = writer.close, writer.abandon, writer
+
+    async def write(self, batch: Sequence[tuple[str, Rows]], guard: Guard | None = None) -> None:
+        """Commit rows."""
+        del guard
+        await self._writer.write(batch)
+
+
+class UnguardedDatabase(Database):
+    """A database whose log heeds no deletions."""
+
+    async def open_writer(self) -> Writer:
+        """Open a writer for the log."""
+        return Unguarded(await super().open_writer())
+
+
 async def measure(record: Record, concurrency: int, seconds: float) -> Measurement:
     """Record for some seconds, `concurrency` at a time, each waiting for its own."""
     latencies: list[float] = []
@@ -130,39 +153,60 @@ async def measure(record: Record, concurrency: int, seconds: float) -> Measureme
     )
 
 
-async def measure_database(url: str, seconds: float, table: Table) -> None:
-    """Measure both ways on one database and add the rows."""
+def take_medians(measured: Sequence[Measurement]) -> Measurement:
+    """Take the median of each figure."""
+    return Measurement(
+        *(statistics.median(getattr(one, field.name) for one in measured) for field in fields(Measurement))
+    )
+
+
+async def measure_database(url: str, seconds: float, rounds: int, table: Table) -> None:
+    """Measure all ways on one database and add the rows."""
     await asyncio.to_thread(migrations.upgrade, url)
-    database = Database(url)
-    with tempfile.TemporaryDirectory() as spool:
-        log = EpisodeLog(database, LogSettings(), Path(spool))
-        await log.start()
+    database, unguarded = Database(url), UnguardedDatabase(url)
+    with tempfile.TemporaryDirectory() as spool, tempfile.TemporaryDirectory() as other:
+        logs = EpisodeLog(database, LogSettings(), Path(spool)), EpisodeLog(unguarded, LogSettings(), Path(other))
+        for log in logs:
+            await log.start()
+        ways = {"INSERT a request": plain_insert(database), "episode log": logs[0].record, "unguarded": logs[1].record}
         for concurrency in (1, 32):
-            plain = await measure(plain_insert(database), concurrency, seconds)
-            grouped = await measure(log.record, concurrency, seconds)
-            for name, shown in (("INSERT a request", plain), ("episode log", grouped)):
-                table.add_row(
-                    database.dialect,
-                    name,
-                    str(concurrency),
-                    f"{shown.per_s:,.0f}",
-                    f"{shown.p50_ms:.2f}",
-                    f"{shown.p99_ms:.2f}",
-                    f"{shown.cpu_us:,.0f}",
-                    f"{shown.per_s / plain.per_s:.2f}x",
-                    f"{shown.cpu_us / plain.cpu_us:.2f}x",
-                )
-        await log.stop()
+            measured: dict[str, list[Measurement]] = {name: [] for name in ways}
+            for _ in range(rounds):
+                for name, record in ways.items():
+                    measured[name].append(await measure(record, concurrency, seconds))
+            add_rows(
+                table, database.dialect, concurrency, {name: take_medians(some) for name, some in measured.items()}
+            )
+        for log in logs:
+            await log.stop()
+    await unguarded.close()
     await database.close()
 
 
-async def run(urls: list[str], seconds: float) -> Table:
+def add_rows(table: Table, dialect: str, concurrency: int, measured: dict[str, Measurement]) -> None:
+    """Add a row for each way; the ratios are to the first."""
+    plain = next(iter(measured.values()))
+    for name, shown in measured.items():
+        table.add_row(
+            dialect,
+            name,
+            str(concurrency),
+            f"{shown.per_s:,.0f}",
+            f"{shown.p50_ms:.2f}",
+            f"{shown.p99_ms:.2f}",
+            f"{shown.cpu_us:,.0f}",
+            f"{shown.per_s / plain.per_s:.2f}x",
+            f"{shown.cpu_us / plain.cpu_us:.2f}x",
+        )
+
+
+async def run(urls: list[str], seconds: float, rounds: int) -> Table:
     """Measure on every database."""
     table = Table(title="Recording an episode (two attempts, one reflection)")
     for title in ("database", "how", "at once", "episodes/s", "p50 ms", "p99 ms", "CPU us", "rate", "CPU"):
         table.add_column(title, justify="left" if title in ("database", "how") else "right", no_wrap=True)
     for url in urls:
-        await measure_database(url, seconds, table)
+        await measure_database(url, seconds, rounds, table)
     return table
 
 
@@ -170,11 +214,12 @@ def main() -> None:
     """Read the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each of the measurements takes")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each is measured; medians are shown")
     parser.add_argument("--database-url", action="append", help="throw-away databases; default: a new SQLite file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         urls = arguments.database_url or [f"sqlite:///{folder}/bench.db"]
-        Console(width=120).print(asyncio.run(run(urls, arguments.seconds)))
+        Console(width=120).print(asyncio.run(run(urls, arguments.seconds, arguments.rounds)))
 
 
 if __name__ == "__main__":

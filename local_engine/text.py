@@ -84,11 +84,6 @@ class HeldText:
         out, self._held = self._held[:safe], self._held[safe:]
         return out
 
-    def take_rest(self) -> str:
-        """Give back what is still held, the mark included."""
-        rest, self._held = self._held, ""
-        return rest
-
     def _beginning(self) -> int:
         """Say how many of the last characters could begin a mark."""
         longest = max((len(mark) for mark in self._marks), default=1) - 1

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 MAX_TEXT_CHARS = 1_000_000
 MAX_JSON_CHARS = 400_000  # reading as much takes about 30 ms, for which everything else waits
 MAX_DEPTH = 100
-TOO_LONG = f"the answer is longer than {MAX_TEXT_CHARS:,} characters"
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -16,7 +16,6 @@ from server.store.rows import fetch_rows
 from server.store.tables import gate_pairs
 
 FIXED, BROKEN, SAME = "fixed", "broken", "same"
-CHANGES = (FIXED, BROKEN, SAME)
 _AT_ONCE = 500
 
 

@@ -98,18 +98,6 @@ class RolloutStore:
         async with self._database.write() as connection:
             return (await connection.execute(statement)).rowcount
 
-    async def delete_of(self, episode_ids: Sequence[str]) -> int:
-        """Delete the rollouts on these episodes: their content is to be forgotten. Returns how many.
-
-        A group keeps its prompt in its first member only, and all members of a group are on one episode.
-        """
-        deleted = 0
-        async with self._database.write() as connection:
-            for start in range(0, len(episode_ids), BATCH):
-                some = rollouts.c.episode_id.in_(episode_ids[start : start + BATCH])
-                deleted += (await connection.execute(delete(rollouts).where(some))).rowcount
-        return deleted
-
 
 def _encode(members: Sequence[Rollout]) -> Iterator[dict[str, Any]]:
     seen: set[int] = set()

@@ -158,10 +158,3 @@ async def test_age_ends_rollouts_but_not_those_of_a_round_under_way(database: Da
     assert await store.delete_before(4e9) == 1
     assert await store.replay(ended.id, 1) == []
     assert len(await store.replay(running.id, 1)) == len(MEMBERS)
-
-
-async def test_what_was_sampled_on_an_episode_can_be_deleted(database: Database, store: RolloutStore) -> None:
-    row = await lease(database)
-    await store.record((row.id, row.epoch), 1, MEMBERS)
-    assert await store.delete_of(["ep_1", "ep_none"]) == 3
-    assert await store.replay(row.id, 1) == [rounded(MEMBERS[2])]

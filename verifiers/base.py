@@ -82,28 +82,24 @@ class Verdict:
         return cls(Status.ABSTAINED, 0.0, reason, cause=cause, **more)
 
 
-class InvalidVerifier(ValueError):
+class _Misplaced(ValueError):
+    """Something given is wrong at some place. `where` points at it; None and the whole are not worth telling."""
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(message, where)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.message} (at {self.where})" if self.where not in (None, "", WHOLE) else self.message
+
+
+class InvalidVerifier(_Misplaced):
     """The configuration of a verifier cannot be compiled. `where` points at the place (a path, line or column)."""
 
-    def __init__(self, message: str, where: str | None = None) -> None:
-        super().__init__(message, where)
-        self.message = message
-        self.where = where
 
-    def __str__(self) -> str:
-        return f"{self.message} (at {self.where})" if self.where not in (None, "", WHOLE) else self.message
-
-
-class InvalidArgs(ValueError):
+class InvalidArgs(_Misplaced):
     """Per-request arguments that do not fit the kind's schema. `where` is the path of the offending argument."""
-
-    def __init__(self, message: str, where: str | None = None) -> None:
-        super().__init__(message, where)
-        self.message = message
-        self.where = where
-
-    def __str__(self) -> str:
-        return f"{self.message} (at {self.where})" if self.where not in (None, "", WHOLE) else self.message
 
 
 class Verifier(Protocol):

@@ -160,72 +160,76 @@ def count_votes(said: list[Vote | NoVote], threshold: float, safe_for_model: boo
     return Verdict.abstained(f"no majority of {len(said)} votes: {counted} ({silent[0].reason})", cause)
 
 
+_CONFIG: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "url": {
+            "type": "string",
+            "description": f"Of an OpenAI-compatible server, up to {PATH}: https://api.example.com/v1.",
+        },
+        "model": {"type": "string", "minLength": 1, "maxLength": 256},
+        "api_key": {
+            **SECRET_NAME,
+            "description": "The name of the key's secret, which the operator set for this host.",
+        },
+        "rubric": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 8192,
+            "description": "What a good answer is.",
+        },
+        "votes": {"enum": list(VOTES), "default": 1, "description": "How often the model is asked."},
+        "scale": {
+            "enum": ["pass_fail", "score"],
+            "default": "pass_fail",
+            "description": f"`score`: from 0 to {SCORE_TOP}; it counts as 0 to 1.",
+        },
+        "threshold": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "default": THRESHOLD,
+            "description": "The score from which a vote is one to pass.",
+        },
+        "temperature": {
+            "type": ["number", "null"],
+            "minimum": 0,
+            "maximum": 2,
+            "default": 0,
+            "description": "null: none is sent. With several votes one above 0 makes them differ.",
+        },
+        "timeout_s": {"type": "number", "minimum": 0.05, "maximum": MAX_TIMEOUT_S, "default": TIMEOUT_S},
+        "max_tokens": {"type": "integer", "minimum": 16, "maximum": 16384, "default": MAX_TOKENS},
+        "show_messages": {
+            "type": "boolean",
+            "default": True,
+            "description": "Whether the judge sees the conversation, and not the answer alone.",
+        },
+        "safe_for_model": {
+            "type": "boolean",
+            "default": False,
+            "description": "Whether the model may be shown the judge's reason; it may tell the reference.",
+        },
+    },
+    "required": ["url", "model", "rubric"],
+    "additionalProperties": False,
+}
+_ARGS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "reference": {"type": "string", "maxLength": 32768, "description": "A right answer, to compare with."}
+    },
+    "additionalProperties": False,
+}
+
+
 def make_kind(outbound: Outbound) -> Kind:
     """Make the kind, whose verifiers call through `outbound`."""
     return Kind(
         name=NAME,
         summary="A model judges the answer by a rubric; of several votes the majority decides.",
-        config_schema={
-            "type": "object",
-            "properties": {
-                "url": {
-                    "type": "string",
-                    "description": f"Of an OpenAI-compatible server, up to {PATH}: https://api.example.com/v1.",
-                },
-                "model": {"type": "string", "minLength": 1, "maxLength": 256},
-                "api_key": {
-                    **SECRET_NAME,
-                    "description": "The name of the key's secret, which the operator set for this host.",
-                },
-                "rubric": {
-                    "type": "string",
-                    "minLength": 1,
-                    "maxLength": 8192,
-                    "description": "What a good answer is.",
-                },
-                "votes": {"enum": list(VOTES), "default": 1, "description": "How often the model is asked."},
-                "scale": {
-                    "enum": ["pass_fail", "score"],
-                    "default": "pass_fail",
-                    "description": f"`score`: from 0 to {SCORE_TOP}; it counts as 0 to 1.",
-                },
-                "threshold": {
-                    "type": "number",
-                    "exclusiveMinimum": 0,
-                    "maximum": 1,
-                    "default": THRESHOLD,
-                    "description": "The score from which a vote is one to pass.",
-                },
-                "temperature": {
-                    "type": ["number", "null"],
-                    "minimum": 0,
-                    "maximum": 2,
-                    "default": 0,
-                    "description": "null: none is sent. With several votes one above 0 makes them differ.",
-                },
-                "timeout_s": {"type": "number", "minimum": 0.05, "maximum": MAX_TIMEOUT_S, "default": TIMEOUT_S},
-                "max_tokens": {"type": "integer", "minimum": 16, "maximum": 16384, "default": MAX_TOKENS},
-                "show_messages": {
-                    "type": "boolean",
-                    "default": True,
-                    "description": "Whether the judge sees the conversation, and not the answer alone.",
-                },
-                "safe_for_model": {
-                    "type": "boolean",
-                    "default": False,
-                    "description": "Whether the model may be shown the judge's reason; it may tell the reference.",
-                },
-            },
-            "required": ["url", "model", "rubric"],
-            "additionalProperties": False,
-        },
-        args_schema={
-            "type": "object",
-            "properties": {
-                "reference": {"type": "string", "maxLength": 32768, "description": "A right answer, to compare with."}
-            },
-            "additionalProperties": False,
-        },
+        config_schema=_CONFIG,
+        args_schema=_ARGS,
         compile=lambda config: JudgeVerifier(config, outbound),
         find_needs=lambda _config: frozenset({NETWORK}),
     )

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Table, func, select
+from sqlalchemy import Table, func, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.domain import Outcome
@@ -64,23 +64,26 @@ class RecentStore:
     async def count_outcomes(self, since: float, *, digits: int, most: int = MOST) -> Ended:
         """Count how the episodes since then ended, in slots of 16 ** `digits` milliseconds."""
         start = func.substr(episodes.c.id, 1, _PREFIX - digits).label("start")
-        slots: dict[str, Counter[str]] = defaultdict(Counter)
-        bounded = False
+        counts = []
+        for outcome in Outcome:
+            # As a range, ordered by both columns: so the index of outcomes is read, and nothing but it.
+            found = (
+                select(start)
+                .where(episodes.c.outcome.between(outcome.value, outcome.value), episodes.c.id >= border_id(since))
+                .order_by(episodes.c.outcome.desc(), episodes.c.id.desc())
+                .limit(most)
+                .subquery()
+            )
+            columns = (literal(outcome.value).label("outcome"), found.c.start, func.count().label("count"))
+            counts.append(select(*columns).group_by(found.c.start))
         async with self._database.read() as connection:
-            for outcome in Outcome:
-                # As a range, ordered by both columns: so the index of outcomes is read, and nothing but it.
-                found = (
-                    select(start)
-                    .where(episodes.c.outcome.between(outcome.value, outcome.value), episodes.c.id >= border_id(since))
-                    .order_by(episodes.c.outcome.desc(), episodes.c.id.desc())
-                    .limit(most)
-                    .subquery()
-                )
-                counting = select(found.c.start, func.count().label("count")).group_by(found.c.start)
-                rows = await fetch_rows(connection, counting)
-                bounded = bounded or sum(row["count"] for row in rows) >= most
-                for row in rows:
-                    slots[row["start"]][outcome.value] += row["count"]
+            rows = await fetch_rows(connection, union_all(*counts))
+        slots: dict[str, Counter[str]] = defaultdict(Counter)
+        totals: Counter[str] = Counter()
+        for row in rows:
+            slots[row["start"]][row["outcome"]] += row["count"]
+            totals[row["outcome"]] += row["count"]
+        bounded = any(total >= most for total in totals.values())
         begun = [Slot(_read_start(start, digits), counts) for start, counts in sorted(slots.items())]
         return Ended(begun, 16**digits / 1000, bounded)
 

@@ -182,6 +182,8 @@ def test_keys_do_what_a_mouse_does(page: Page, api: ApiServer) -> None:
     for key, row in (("j", 0), ("j", 1), ("k", 0), ("k", 0)):
         page.keyboard.press(key)
         expect(rows.nth(row)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(rows.first.get_by_role("rowheader", name="sums@3")).to_be_visible()
     page.keyboard.press("/")
     search = page.get_by_role("searchbox", name="Find a task")
     expect(search).to_be_focused()

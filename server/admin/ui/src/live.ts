@@ -20,6 +20,7 @@ export function useLive<T>(about: string, everyMs: number, ask: () => Promise<T>
     let over = false;
     let timer = 0;
     let failures = 0;
+    let away = false;
     const look = async () => {
       window.clearTimeout(timer);
       try {
@@ -32,11 +33,13 @@ export function useLive<T>(about: string, everyMs: number, ask: () => Promise<T>
         if (over) return;
         const error = thrown instanceof ApiError ? thrown : new ApiError(String(thrown), -1, "");
         failures += 1;
+        away = error.lost || error.status >= 500;
         if (error.lost && lostSince.get() === null) lostSince.set(Date.now());
         if (!error.lost) lostSince.set(null);
         setLive((before) => ({ about, value: before.about === about ? before.value : null, error }));
       }
-      const wait = failures ? Math.min(1000 * 2 ** (failures - 1), SLOWEST_MS) : everyMs;
+      // What is away may be back in a moment; what was refused will be refused again.
+      const wait = failures && away ? Math.min(1000 * 2 ** (failures - 1), SLOWEST_MS) : everyMs;
       if (!document.hidden) timer = window.setTimeout(look, wait);
     };
     const back = () => !document.hidden && void look();

@@ -7,6 +7,7 @@ import { EmptyState } from "../../parts/EmptyState";
 import { Said } from "../../parts/Said";
 import { Skeleton } from "../../parts/Skeleton";
 import { PanelChart } from "./PanelChart";
+import { PanelTable } from "./PanelTable";
 import { readStory, type Story } from "./story";
 
 const SLOWLY_MS = 30_000;
@@ -95,6 +96,7 @@ function TaskRow({ traffic }: { traffic: Task }) {
       <div class="task-chart">
         {story ? <Chart story={story} name={name} /> : <Skeleton tall />}
       </div>
+      {panel.value && <PanelTable report={panel.value} />}
     </li>
   );
 }

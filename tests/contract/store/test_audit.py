@@ -1,16 +1,13 @@
 """What an audit reads of the log and how it tells what it suspects, on both dialects."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from server.domain import Adapter, Binding, BindingMode, Event, Feedback, LoggedVerdict, Outcome, RoundState, Task
 from server.orchestration.audit import Disagreement, audit_task, tell_suspicions
 from server.orchestration.signals import State
-from server.settings import LogSettings
 from server.store import audit as audit_module
 from server.store.adapters import AdapterStore
 from server.store.audit import AuditStore
@@ -24,14 +21,6 @@ from server.store.tasks import TaskStore
 from tests.fixtures.episodes import COUNTDOWN, make_attempt, make_episode
 
 HIDDEN = Binding("regex", {"pattern": "6"}, "hidden", 1, mode=BindingMode.AUDIT)
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Deletions, on both dialects: nothing of what was said is left, nothing comes back, and nobody else loses anything."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from server.domain import Adapter, Episode, Feedback, LoggedVerdict, Outcome, RoundState
 from server.errors import Conflict, NotFound
 from server.orchestration.deletion import Folders, describe_deletion, find_adapters, run_deletion
-from server.settings import LogSettings
 from server.store.adapters import AdapterStore
 from server.store.backlog import _encoder
 from server.store.backtests import BacktestStore
@@ -48,14 +47,6 @@ def say(user: str = "ann", key: str = "key_a", outcome: Outcome = Outcome.RECOVE
     ]
     episode.reflections = [replace(one, text=SECRET) for one in episode.reflections]
     return episode
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 @pytest.fixture

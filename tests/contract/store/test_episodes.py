@@ -1,25 +1,14 @@
 """What the episode log writes and the episode store reads, on both dialects."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from server.domain import Binding, Outcome, Usage
-from server.settings import LogSettings
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
 from tests.fixtures.episodes import make_attempt, make_episode, make_reflection
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 @pytest.fixture

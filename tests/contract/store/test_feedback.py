@@ -1,15 +1,12 @@
 """What is said of episodes later: kept once a source, never overwritten silently, found again. On both dialects."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from server.domain import Feedback, Outcome
 from server.errors import Conflict, NotFound
-from server.settings import LogSettings
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
@@ -18,14 +15,6 @@ from server.store.feedback import FeedbackStore
 from tests.fixtures.episodes import make_episode
 
 GIVEN = Feedback("ep_1", "support", "key_1", passed=False, score=0.25, comment="wrong year", created_at=5.5)
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """What rounds record of the episodes that they train on, and what can be followed from there, on both dialects."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from server.domain import Adapter, Outcome, Round, RoundState
 from server.errors import Fenced, NotFound
-from server.settings import LogSettings
 from server.store import lineage as module
 from server.store.adapters import AdapterStore
 from server.store.database import Database
@@ -16,14 +13,6 @@ from server.store.episode_log import EpisodeLog
 from server.store.lineage import LineageStore, Served
 from server.store.rounds import RoundStore
 from tests.fixtures.episodes import make_episode
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """What ages out of the log and what stays, on both dialects."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from server.domain import Feedback, Outcome, Task
-from server.settings import LogSettings
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
 from server.store.episodes import EpisodeStore
@@ -21,14 +18,6 @@ from server.store.tasks import TaskStore
 from tests.fixtures.episodes import make_episode
 
 NOW = Month.of(1_790_000_000).begins_at + 14.5 * DAY_S  # in the middle of a month
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 def made(days_ago: float, number: int = 0, **changes):

@@ -1,14 +1,9 @@
 """What a round selects from a log, on both dialects: every reason for leaving an episode out, counted by its name."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from server.domain import Binding, Feedback, Outcome, RoundState
-from server.settings import LogSettings
 from server.store import left_out as module
 from server.store.database import Database
 from server.store.episode_log import EpisodeLog
@@ -30,14 +25,6 @@ class Tokenizer:
 
     def apply_chat_template(self, *_: Any, **__: Any) -> Any:
         raise AssertionError
-
-
-@pytest.fixture
-async def log(database: Database, tmp_path: Path) -> AsyncIterator[EpisodeLog]:
-    opened = EpisodeLog(database, LogSettings(), tmp_path / "spool")
-    await opened.start()
-    yield opened
-    await opened.stop()
 
 
 def make_failure(number: int, outcome: Outcome = Outcome.EXHAUSTED, **changes: Any):

@@ -25,7 +25,8 @@ INTRODUCTION = """<!-- Made by tools/settings_docs.py (`make docs`). Do not edit
 # Settings
 
 Every setting is a variable of the environment; where a command has an option for it, the option wins. A task overrides
-settings of training by its `training.options`, one round by its own `--option`. How they are used together:
+settings of training by its `training.options`, one round by its own `--option`; the name of such an option is the
+variable's in small letters, without `MULLIGAN_TRAINER__`: `kl_beta`. How they are used together:
 [deployment.md](deployment.md).
 
 - Two underscores lead into a section: `MULLIGAN_ENGINE__URL`. A section can also be given whole, as JSON:

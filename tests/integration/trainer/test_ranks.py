@@ -103,10 +103,13 @@ def test_memory_that_runs_out_on_one_rank_halves_on_all(crew):
     assert_alike(read(crew(2, **options)[1])[0], read(folder)[0])  # what was broken off left nothing behind
 
 
-@pytest.mark.parametrize(("fault", "timeout_s", "status"), [("die", 240.0, -9), ("fail", 240.0, 1), ("hang", 15.0, -9)])
-def test_no_rank_waits_for_one_that_is_gone(crew, fault, timeout_s, status):
+@pytest.mark.parametrize(
+    ("fault", "timeout_s", "ended"), [("die", 240.0, {-9}), ("fail", 240.0, {1}), ("hang", 10.0, {-9, 1})]
+)
+def test_no_rank_waits_for_one_that_is_gone(crew, fault, timeout_s, ended):
     statuses, folder = crew(2, fault=fault, timeout_s=timeout_s, steps=3)
-    assert statuses == [1, status]
+    assert statuses[0] == 1
+    assert statuses[1] in ended  # on a machine that stalls the time may be up before rank 1 hangs
     assert read_error(folder, 0).startswith("RankLost: rank 0 of 2 lost touch with another one")
     if fault == "fail":
         assert read_error(folder, 1) == "RoundFailed: the loss became nan in step 2"

@@ -63,6 +63,7 @@ async def test_a_round_on_two_ranks_runs_to_its_end(settings, stores, engine, ta
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 async def test_a_cancelled_round_leaves_no_rank(settings, stores, engine, task, spread, start_worker):
     worker = start_worker()
     created = await stores.rounds.create("letters", LONG)
@@ -78,6 +79,7 @@ async def test_a_cancelled_round_leaves_no_rank(settings, stores, engine, task, 
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 async def test_a_rank_that_is_killed_fails_the_round_with_that_reason(settings, stores, task, spread, start_worker):
     worker = start_worker()
     created = await stores.rounds.create("letters", LONG)
@@ -95,6 +97,7 @@ async def test_a_rank_that_is_killed_fails_the_round_with_that_reason(settings, 
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 async def test_after_a_kill_it_ends_with_the_weights_of_a_round_that_was_not(
     settings, stores, task, spread, start_worker
 ):

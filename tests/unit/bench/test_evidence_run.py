@@ -8,7 +8,7 @@ import pytest
 from bench.evidence import __main__ as command
 from bench.evidence.folder import CannotMeasure, RunFolder, name_part
 from bench.evidence.page import publish
-from bench.evidence.parts import make_parts
+from bench.evidence.parts import find_round, make_parts
 from bench.evidence.plan import LOOP, QUICK, TABLE, VARIANTS, Plan
 from bench.evidence.run import list_open, list_scenes
 from demo.drive.tasks import DEMO_TASKS
@@ -55,6 +55,15 @@ def test_what_is_done_is_not_done_again(tmp_path):
     left = list_open(scenes)
     assert [scene for scene, _ in left] == [scenes[0], *scenes[2:]]
     assert all("after" in part.name for part in left[0][1])
+
+
+def test_a_round_that_was_begun_is_followed_and_one_that_failed_is_replaced():
+    listed = [{"number": n, "state": state} for n, state in ((3, "running"), (1, "failed"), (2, "promoted"))]
+    assert find_round([], 1, ("failed",)) is None
+    assert find_round(listed, 1, ("failed",)) == {"number": 2, "state": "promoted"}
+    assert find_round(listed, 2, ("failed",)) == {"number": 3, "state": "running"}
+    assert find_round(listed, 3, ("failed",)) is None
+    assert find_round(listed, 1, ("cancelled",)) == {"number": 1, "state": "failed"}
 
 
 def test_a_folder_belongs_to_one_plan(tmp_path):

@@ -75,7 +75,7 @@ def _send(scene: Scene, name: str) -> Part:
 
 
 def _train(scene: Scene, task: str, number: int) -> Part:
-    """Ask for a round and follow it to its end. That a changed loop's round fails is a finding; that ours does, no end."""
+    """Ask for a round and follow it to its end. A changed loop may fail, which is a finding; the demo's own may not."""
     lost = ("failed", "cancelled") if scene.variant.name == LOOP else ("cancelled",)
 
     async def work(site: Site, phase: Phase) -> dict[str, Any]:

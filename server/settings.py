@@ -6,14 +6,18 @@ reads the environment. Nested names use two underscores: `MULLIGAN_ENGINE__URL=h
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.addresses import check_engine_url
 
 POOL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
 
+
+EngineUrl = Annotated[str, AfterValidator(check_engine_url)]
 
 COLOCATE_RESERVE = 0.1
 """Of a shared GPU's memory: the engine's activations and graphs, and what CUDA itself takes for two processes."""
@@ -23,8 +27,8 @@ class EngineSettings(BaseModel):
     """The engine that generates, and the LoRA limits that it is started with."""
 
     kind: Literal["local", "sglang"] = "local"
-    url: str = "http://127.0.0.1:30000"
-    urls: tuple[str, ...] = ()  # several engines with the same model and LoRA limits; they stand in for `url`
+    url: EngineUrl = "http://127.0.0.1:30000"
+    urls: tuple[EngineUrl, ...] = ()  # several engines with the same model and LoRA limits; they stand in for `url`
     model: str = str(DEMO_MODEL)
     model_name: str = "base"  # the id that clients use for the plain base model
     sglang_python: str = ".venv-sglang/bin/python"  # the interpreter of SGLang's own environment

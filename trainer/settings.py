@@ -142,7 +142,7 @@ class TrainerSettings(RoundSizes):
         merged: dict[str, Any] = {}
         for layer in layers:
             merged.update(layer)
-        known = type(self).model_fields
+        known = set(type(self).model_fields) - OF_THE_MACHINE
         for name in merged:
             if name in OF_THE_MACHINE:
                 raise InvalidRequest(
@@ -151,7 +151,7 @@ class TrainerSettings(RoundSizes):
                     param=name,
                 )
             if name not in known:
-                alike = get_close_matches(name, known, 1)
+                alike = get_close_matches(name, sorted(known), 1)
                 remedy = f"did you mean {alike[0]!r}?" if alike else f"the options are {', '.join(sorted(known))}"
                 raise InvalidRequest(f"unknown training option {name!r}: {remedy}", param=name)
         try:

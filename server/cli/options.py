@@ -48,7 +48,9 @@ def load_settings(*, engine: EngineSettings | None = None, note: bool = True, **
     except ValidationError as error:
         first = error.errors()[0]
         place = "__".join(str(part) for part in first["loc"]).upper()
-        raise InvalidRequest(f"MULLIGAN_{place}: {first['msg']} (got {first['input']!r})") from error
+        shown = hide_password(first["input"]) if isinstance(first["input"], str) else first["input"]
+        says = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"MULLIGAN_{place}: {says} (got {shown!r})") from error
     _check_scheme("--database-url", settings.database_url, ("sqlite:///", "postgresql://"))
     _check_scheme("--broker-url", settings.broker_url, ("filesystem://", "redis://", "rediss://"))
     if engine is not None:

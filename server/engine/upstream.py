@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from server.addresses import check_engine_url
 from server.engine.trace_context import name_trace
 from server.errors import EngineBroken, EngineTimeout, EngineUnavailable, EngineUnreached, MulliganError
 
@@ -192,14 +193,12 @@ class Upstream:
     def __init__(
         self, url: str, *, timeout_s: float, connect_timeout_s: float = CONNECT_TIMEOUT_S, idle_s: float = IDLE_S
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not an engine's address: give http://HOST:PORT")
-        self._host, self._tls = parts.hostname, ssl.create_default_context() if parts.scheme == "https" else None
+        parts = urlsplit(check_engine_url(url))
+        self._host, self._tls = parts.hostname or "", ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/").encode()
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._netloc = parts.netloc.rpartition("@")[2].encode()
+        self._netloc = parts.netloc.encode()
         self._timeout_s, self._connect_timeout_s, self._idle_s = timeout_s, connect_timeout_s, idle_s
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.addresses import hide_password
+from server.addresses import check_engine_url, hide_password
+from server.settings import EngineSettings
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,14 @@ from server.addresses import hide_password
 )
 def test_what_is_shown(url: str, shown: str):
     assert hide_password(url) == shown
+
+
+@pytest.mark.parametrize("url", ["http://u:canary@127.0.0.1:3", "http://canary@127.0.0.1:3", "https://:canary@host"])
+def test_an_engines_address_with_a_password_is_refused_and_not_repeated(url: str):
+    with pytest.raises(ValueError, match="takes no user or password") as caught:
+        check_engine_url(url)
+    assert "canary" not in str(caught.value)
+    with pytest.raises(ValueError, match="takes no user or password"):
+        EngineSettings(url=url)
+    with pytest.raises(ValueError, match="takes no user or password"):
+        EngineSettings(urls=("http://127.0.0.1:3", url))

@@ -75,5 +75,5 @@ async def test_a_process_says_what_it_sees_of_the_engines(database: Database):
     presence = PresenceStore(database)
     await presence.report("old", {}, {})
     await presence.report("new", {"sql": 1}, {}, {"http://e1": ["b@1", "a@1"], "http://e2": []})
-    seen = {process.id: process.replicas for process in await presence.live(5)}
+    seen = {process.id: process.replicas for process in await presence.live(60)}
     assert seen == {"old": {}, "new": {"http://e1": ["a@1", "b@1"], "http://e2": []}}

@@ -128,7 +128,7 @@ async def test_workers_say_that_they_live_and_what_they_found(database: Database
     await trainers.report("gpu:1", "default", [found])
     await trainers.report("gpu:1", "default")
     await trainers.report("gpu:2", "h100")
-    one, two = await trainers.live(5.0)
+    one, two = await trainers.live(60.0)
     assert (one.id, [msgspec.convert(check, Check) for check in one.preflight["checks"]]) == ("gpu:1", [found])
     assert one.preflight["at"] == pytest.approx(one.seen_at, abs=5)
     assert (two.pool, two.preflight) == ("h100", {})

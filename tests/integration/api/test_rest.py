@@ -347,10 +347,14 @@ def test_after_the_engine_restarts_champions_are_loaded_before_it_is_ready(api, 
 
 
 def test_the_process_reports_itself(api):
-    live = with_database(api.settings.database_url, lambda db: PresenceStore(db).live(2.0))
-    (process,) = live
-    assert process.acknowledged["default"] == 0
+    deadline = time.monotonic() + 60  # until what tests before this one asked has ended
+    while True:
+        (process,) = with_database(api.settings.database_url, lambda db: PresenceStore(db).live(60.0))
+        if process.in_flight == {} or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     assert process.in_flight == {}
+    assert process.acknowledged["default"] == 0
 
 
 def test_readiness_and_health_are_public(api):

@@ -139,7 +139,7 @@ class Shop:
 
     async def replicas_seen(self) -> list[dict[str, list[str]]]:
         """What each API process says of the engines that it asks."""
-        live = await PresenceStore(self.database).live(5)
+        live = await PresenceStore(self.database).live(60)
         return [{url: list(names) for url, names in process.replicas.items()} for process in live]
 
 

@@ -18,8 +18,10 @@ TASKS = ("countdown", "function_call")
 def problems(task: str, split: Split, seed: int) -> Iterator[Problem]:
     """Yield problems for ever, the same ones for the same arguments.
 
-    Nothing repeats until the split is used up. Raises ValueError for an unknown task.
+    Nothing repeats until the split is used up. Raises ValueError for an unknown task or split.
     """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if task == "countdown":
         return countdown.problems(split, seed)
     if task == "function_call":

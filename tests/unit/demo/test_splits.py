@@ -9,6 +9,7 @@ import pytest
 from demo import countdown, function_call
 from demo.countdown import LARGEST_NUMBER, number_sets, targets
 from demo.function_call import NOUNS, VERBS, proper_names, tool_names
+from demo.problems import TASKS, problems
 from demo.splits import SPLITS, split_of
 
 FROZEN = {
@@ -70,3 +71,9 @@ def test_one_hash_does_not_follow_from_the_other():
     several = [f"content {number}" for number in range(20_000)]
     shares = {split: sum(split_of(one) == split for one in several) / len(several) for split in SPLITS}
     assert shares == pytest.approx({"pretraining": 0.6, "training": 0.1, "development": 0.2, "test": 0.1}, abs=0.01)
+
+
+@pytest.mark.parametrize(("task", "split"), [*((task, "held_out") for task in TASKS), ("sums", "test")])
+def test_an_unknown_task_or_split_is_named(task, split):
+    with pytest.raises(ValueError, match=r"unknown (task|split|demo task) '(held_out|sums)'"):
+        problems(task, split, 0)

@@ -64,6 +64,7 @@ async def test_it_uses_an_index(sqlite_url: str, name: str) -> None:
 
     await EventStore(database).add(Event("adapter.promoted", "a@1"))
     await AdapterStore(database).add(Adapter("a@1", "a", "/", {}))
+    seen.clear()  # what writing asks is not what is looked at
     await QUERIES[name](EpisodeStore(database))
     selects = [(statement, parameters) for statement, parameters in seen if statement.startswith(("SELECT", "WITH"))]
     assert selects

@@ -19,7 +19,7 @@ async def list_events(
     *,
     subject: str | None = None,
     kind: str | None = None,
-    before: int | None = None,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Page[LoggedEvent]:
     """List the audit log, newest first, of one `subject` or one `kind`. `before` is the last id of the page before."""

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from server.domain import Outcome, Task
 from server.errors import StoreUnavailable
 from server.settings import LogSettings
@@ -102,3 +104,10 @@ async def test_events_come_in_pages(house):
     assert ([event["subject"] for event in rest["data"]], rest["has_more"]) == (["a"], False)
     (one,) = (await admin.ask("GET", "/v1/events?subject=b")).json()["data"]
     assert one["actor"] == house.ids["admin"]
+
+
+@pytest.mark.parametrize("asked", ["before=0", "before=-1", f"before={10**30}", "before=x", "limit=0", "subject=%00"])
+async def test_what_no_event_can_be_like_is_refused(house, asked):
+    viewer = await house.log_in("viewer")
+    assert (await viewer.ask("GET", f"/v1/events?before={2**63 - 1}")).status == 200
+    assert (await viewer.ask("GET", f"/v1/events?{asked}")).status == 400

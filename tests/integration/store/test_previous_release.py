@@ -18,9 +18,7 @@ RELEASE = (ROOT / "tests" / "fixtures" / "previous_release.txt").read_text().str
 TESTS = [
     "tests/contract/store/test_episode_log.py",
     "tests/contract/store/test_episodes.py",
-    "tests/contract/store/test_feedback.py",
     "tests/contract/store/test_keys.py",
-    "tests/contract/store/test_lineage.py",
     "tests/contract/store/test_replays.py",
     "tests/contract/store/test_rounds.py",
     "tests/contract/store/test_tasks.py",

@@ -104,7 +104,7 @@ async def _die_and_return(shop: Shop, asking: Asking, first: EngineProcess, seco
         return await shop.replicas_seen() == [{url: [f"{TASK}@1"] for url in sorted((first.url, second.url))}]
 
     async def only(*urls: str) -> bool:
-        return all([*seen] == sorted(urls) for seen in await shop.replicas_seen())
+        return all(sorted(seen) == sorted(urls) for seen in await shop.replicas_seen())
 
     await wait_until(both)
     first.kill()

@@ -16,6 +16,7 @@ from bench.evidence.checks import is_right
 from bench.evidence.folder import CannotMeasure
 from demo.drive.client import Answered, Client
 from demo.drive.display import Phase
+from demo.drive.many import do_many
 from demo.drive.tasks import DemoTask
 from demo.problem import Problem
 from demo.reflections import kind_of_reflection
@@ -29,7 +30,6 @@ Row = dict[str, Any]
 """One problem as it went: `key`, `first` and `second` (solved by then), `checked` (the last verdict, by our own check),
 `kind` and text of the reflection, tokens, seconds."""
 
-_CONCURRENCY = 64
 _JUDGED = ("passed", "recovered", "exhausted")
 
 
@@ -72,23 +72,9 @@ class Site:
         self, work: Callable[[Any], Awaitable[T]], items: Sequence[Any], phase: Phase | None = None
     ) -> list[T]:
         """Do something for each item, many at once; the results come in their order."""
-        free = asyncio.Semaphore(_CONCURRENCY)
         if phase is not None:
             phase.show(0, len(items))
-
-        async def one(item: Any) -> T:
-            async with free:
-                result = await work(item)
-            if phase is not None:
-                phase.advance()
-            return result
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                jobs = [group.create_task(one(item)) for item in items]
-        except ExceptionGroup as broken:
-            raise broken.exceptions[0] from None
-        return [job.result() for job in jobs]
+        return await do_many(work, items, phase)
 
 
 def describe(problem: Problem, answered: Answered) -> Row:

@@ -1,20 +1,20 @@
 """Asks the tasks and keeps what was really answered, so that it can be judged by the rules of the game too."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError
 
+import demo.drive.client
 from bench.hackable.task import CODE, HIDDEN, RETRY, VERIFIER
 from demo.drive.client import SOLVED, DemoBroken
 from demo.drive.display import Phase
+from demo.drive.many import do_many
 from demo.drive.tasks import DemoTask
 from demo.problem import Problem
 from verifiers.countdown import find_flaw
 
-_CONCURRENCY = 64
 _AUDIT = {"name": HIDDEN, "mode": "audit"}
 
 
@@ -27,17 +27,10 @@ class Seen:
     content: str
 
 
-class Client:
-    """A client with an admin key."""
+class Client(demo.drive.client.Client):
+    """A client with an admin key, which also sees what was really answered."""
 
-    def __init__(self, base_url: str, api_key: str) -> None:
-        self._openai = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=8, timeout=600)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._openai.close()
-
-    async def register(self, tasks: Sequence[tuple[DemoTask, bool]]) -> None:
+    async def register_both(self, tasks: Sequence[tuple[DemoTask, bool]]) -> None:
         """Register both verifiers and the tasks, each with the true one hidden or without it. Raises: DemoBroken."""
         await self.post("/verifiers", {"name": VERIFIER, "kind": "python", "config": {"code": CODE}})
         await self.post("/verifiers", {"name": HIDDEN, "kind": HIDDEN, "config": {}})
@@ -64,20 +57,7 @@ class Client:
 
     async def ask_all(self, task: DemoTask, asked: Sequence[Problem], phase: Phase, *, store: bool) -> list[Seen]:
         """Ask all problems, many at once. Raises: DemoBroken."""
-        free = asyncio.Semaphore(_CONCURRENCY)
-
-        async def one(problem: Problem) -> Seen:
-            async with free:
-                seen = await self._ask(task, problem, store=store)
-            phase.advance()
-            return seen
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                jobs = [group.create_task(one(problem)) for problem in asked]
-        except* DemoBroken as broken:
-            raise broken.exceptions[0] from None
-        return [job.result() for job in jobs]
+        return await do_many(lambda problem: self._ask(task, problem, store=store), asked, phase)
 
     async def _ask(self, task: DemoTask, problem: Problem, *, store: bool) -> Seen:
         messages: Any = problem.messages
@@ -95,17 +75,3 @@ class Client:
         content = answer.choices[0].message.content or ""
         right = not find_flaw(content, problem.args["numbers"], problem.args["target"])
         return Seen((answer.model_extra or {})["mulligan"]["outcome"] in SOLVED, right, content)
-
-    async def get(self, path: str) -> Any:
-        """Ask one of the server's own routes. Raises: DemoBroken."""
-        try:
-            return await self._openai.get(path, cast_to=object)
-        except (APIStatusError, APIConnectionError) as error:
-            raise DemoBroken(f"GET {path}: {error}") from error
-
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Post to one of the server's own routes. Raises: DemoBroken."""
-        try:
-            return await self._openai.post(path, cast_to=object, body=dict(body))
-        except (APIStatusError, APIConnectionError) as error:
-            raise DemoBroken(f"POST {path}: {error}") from error

@@ -47,7 +47,7 @@ async def play(client: Client, display: Display, *, held_out: int, training: int
     """Play both tasks. Raises: DemoBroken where a step did not happen."""
     played = [(make_task(AUDITED, training), Played(AUDITED, hidden=True)),
               (make_task(NAIVE, training), Played(NAIVE, hidden=False))]  # fmt: skip
-    await client.register([(task, result.hidden) for task, result in played])
+    await client.register_both([(task, result.hidden) for task, result in played])
     measured = list(itertools.islice(problems("countdown", "development", seed), held_out))
     learnt = list(itertools.islice(problems("countdown", "training", seed), training))
     game = Game(client, display, measured, learnt, seed)

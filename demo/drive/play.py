@@ -13,11 +13,11 @@ from typing import Any
 
 from demo.drive.client import Answered, Client, DemoBroken
 from demo.drive.display import Display, Phase
+from demo.drive.many import do_many
 from demo.drive.tasks import DemoTask
 from demo.problems import Problem, problems
 from demo.splits import Split
 
-_CONCURRENCY = 64
 _POLL_S = 1.0
 _ROUND_PATIENCE_S = 1800.0
 _ENDED_WELL = ("promoted", "inconclusive", "regressed")
@@ -72,20 +72,7 @@ async def _ask_all(
     client: Client, task: DemoTask, drawn: Sequence[Problem], phase: Phase, *, store: bool
 ) -> list[Answered]:
     """Ask all problems, many at once, and return the answers in their order."""
-    free = asyncio.Semaphore(_CONCURRENCY)
-
-    async def one(problem: Problem) -> Answered:
-        async with free:
-            answered = await client.ask(task, problem, store=store)
-        phase.advance()
-        return answered
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            jobs = [group.create_task(one(problem)) for problem in drawn]
-    except* DemoBroken as broken:
-        raise broken.exceptions[0] from None
-    return [job.result() for job in jobs]
+    return await do_many(lambda problem: client.ask(task, problem, store=store), drawn, phase)
 
 
 async def _check_logged(client: Client, task: DemoTask) -> None:
